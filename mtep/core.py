@@ -5,12 +5,15 @@
 # %% ../nbs/00_core.ipynb #core-imports
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import importlib
+import io
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -28,7 +31,7 @@ __all__ = ['EMOTION_COLOURS', 'MtepError', 'InputError', 'CorpusError', 'MediaEr
            'OfflineError', 'PackageError', 'StorageError', 'choose', 'project_root', 'env_flag', 'Settings', 'settings',
            'load_package', 'seed_everything', 'file_digest', 'digest', 'package_versions', 'storage_errors',
            'write_bytes', 'write_text', 'write_json', 'whole_folder', 'progress', 'Metric', 'RunResult',
-           'finish_figure']
+           'fewer_colours', 'lighter_svg', 'finish_figure']
 
 # %% ../nbs/00_core.ipynb #core-error
 class MtepError(Exception):
@@ -364,6 +367,28 @@ class RunResult:
             "application/vnd.mtep.result+json": self.to_dict(),
         }
 
+# %% ../nbs/00_core.ipynb #core-pictures
+def fewer_colours(
+    png: bytes,  # a PNG picture
+    most: int = 256,  # colours it may keep
+) -> bytes:  # the same picture as a palette PNG, or the bytes given where that is no gain
+    "Store a picture with a palette, which drawings do not suffer from and which makes them much smaller."
+    image = load_package("PIL.Image")
+    drawn = image.open(io.BytesIO(png)).convert("RGBA")
+    clear = drawn.getextrema()[3][0] < 255
+    method = image.Quantize.FASTOCTREE if clear else image.Quantize.MEDIANCUT
+    small = io.BytesIO()
+    (drawn if clear else drawn.convert("RGB")).quantize(most, method, dither=image.Dither.NONE).save(small, "PNG", optimize=True)
+    return min(small.getvalue(), png, key=len)
+
+
+def lighter_svg(
+    svg: str,  # an SVG drawing, perhaps with pictures inside
+) -> str:
+    "Give the pictures inside a drawing a palette."
+    pattern = re.compile(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=\s]+")
+    return pattern.sub(lambda found: base64.b64encode(fewer_colours(base64.b64decode(found[0]))).decode(), svg)
+
 # %% ../nbs/00_core.ipynb #core-figure
 EMOTION_COLOURS = {
     "neutral": "#7F7F7F", "calm": "#56B4E9", "happy": "#E69F00", "sad": "#0072B2",
@@ -381,12 +406,13 @@ def finish_figure(
     if synthetic:
         title = figure.get_suptitle()
         figure.suptitle(f"SYNTHETIC — {title}" if title else "SYNTHETIC", color="#C00000", fontsize=10)
+    figure.set_dpi(84)  # as a notebook shows it
     if not out_dir:
         return []
-    matplotlib = load_package("matplotlib")
-    folder = Path(out_dir) / "figures"
-    with storage_errors(folder), matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
-        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None}, bbox_inches="tight")
+    svg, png = io.StringIO(), io.BytesIO()
+    with load_package("matplotlib").rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg", dpi=72, metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(png, format="png", dpi=100, bbox_inches="tight")
+    write_text(Path(out_dir) / "figures" / f"{name}.svg", lighter_svg(svg.getvalue()))
+    write_bytes(Path(out_dir) / "figures" / f"{name}.png", fewer_colours(png.getvalue()))
     return [f"figures/{name}.svg", f"figures/{name}.png"]
