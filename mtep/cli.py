@@ -25,15 +25,16 @@ import mtep
 from .core import InputError, MtepError, choose, load_package, package_versions, settings
 
 # %% auto #0
-__all__ = ['LOOK', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine', 'Force', 'ListFlag',
-           'ReportRoot', 'JsonFlag', 'CorpusName', 'Places', 'TablePath', 'FeatureSet', 'SkipBad', 'LOUD', 'TERMS',
+__all__ = ['LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine', 'Force',
+           'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath', 'OutFolder',
+           'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD', 'TERMS',
            'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors', 'examples', 'common',
            'complete_experiment', 'complete_corpus', 'complete_features', 'parameter_lines', 'complete_parameter',
            'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome', 'key_figures', 'outcome_text',
            'run_and_tell', 'run', 'bench', 'local_or_committed', 'comparison_rows', 'comparison_view', 'reports',
            'tell_reports', 'corpus_state', 'data_list', 'data_info', 'data_get', 'data_verify', 'sounds_from',
-           'features', 'model_for', 'predict', 'train', 'licence_of', 'packages', 'trained_files', 'checkup',
-           'checkup_text', 'doctor', 'site', 'main']
+           'features', 'model_for', 'predict', 'train', 'licence_of', 'packages', 'trained_files', 'advice_on',
+           'checkup', 'checkup_text', 'doctor', 'site', 'main']
 
 # %% ../nbs/33_cli.ipynb #cli-streams
 def steady_streams(
@@ -128,14 +129,18 @@ def examples(
 
 
 LOOK = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+PLAIN = {"no_args_is_help": True, "rich_markup_mode": None, "context_settings": LOOK}
 app = typer.Typer(
-    name="mtep", cls=OneLineErrors, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-    context_settings=LOOK,
-    epilog=examples("mtep doctor", "mtep run --list", "mtep run forest -p corpus=ravdess", "mtep reports", "mtep data list"),
+    name="mtep", cls=OneLineErrors, pretty_exceptions_enable=False, **PLAIN,
+    epilog=examples(
+        "mtep doctor", "mtep run --list", "mtep run forest -p corpus=ravdess", "mtep reports", "mtep data list"
+    ),
 )  # fmt: skip
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, context_settings=LOOK, help="Corpora: which there are, and what they hold.",
-    epilog=examples("mtep data list", "mtep data info synthetic", "mtep data get ravdess", "mtep data verify ravdess --json"),
+    help="Corpora: which there are, what they hold.", **PLAIN,
+    epilog=examples(
+        "mtep data list", "mtep data info synthetic", "mtep data get ravdess", "mtep data verify ravdess --json"
+    ),
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 
@@ -214,30 +219,52 @@ def complete_parameter(
     return _starting(names, incomplete)
 
 # %% ../nbs/33_cli.ipynb #cli-options
+def _option(*names: str, **more: Any) -> Any:
+    "An option whose default is told in its help text and not behind it."
+    return typer.Option(*names, **({"show_default": False} | more))
+
+
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME...", autocompletion=complete_experiment, help="Experiments or groups.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="NAME", autocompletion=complete_experiment, help="Experiments or groups.", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
-        "--parameter", "-p", metavar="KEY=VALUE", autocompletion=complete_parameter, show_default=False,
+    _option(
+        "--parameter", "-p", metavar="KEY=VALUE", autocompletion=complete_parameter,
         help="Set a parameter of the notebook; the same key again makes a sweep.",
     ),
 ]  # fmt: skip
-JobCount = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs, or processes, at a time.")]
-CoreCount = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Processes; as many as there are cores if not given.", show_default=False)
-]
-Engine = Annotated[str, typer.Option(help="Where runs are shared out: local (processes here) or dask.")]
+JobCount = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Runs at a time.")]
+CoreCount = Annotated[int | None, _option("--jobs", "-j", min=1, metavar="N", help="Processes; one a core if not given.")]
+Engine = Annotated[str, typer.Option(metavar="ENGINE", help="Where runs are shared out: local (processes here) or dask.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again what has been run already.")]
-ListFlag = Annotated[bool, typer.Option("--list", "-l", help="Show what can be run, or the parameters of what is named; run nothing.")]
-ReportRoot = Annotated[Path | None, typer.Option("--root", help="Folder of reports; reports/ of the checkout if not given.", show_default=False)]
+ListFlag = Annotated[bool, typer.Option("--list", "-l", help="Show what can be run, or the parameters of what is named.")]
+ReportRoot = Annotated[Path | None, _option("--root", metavar="DIR", help="Folder of reports; see above if not given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
-CorpusName = Annotated[str, typer.Argument(metavar="CORPUS", autocompletion=complete_corpus, help="A corpus; see `mtep data list`.")]
-Places = Annotated[list[str], typer.Argument(metavar="CORPUS|FOLDER|FILE...", autocompletion=complete_corpus, help="What to measure.")]
-TablePath = Annotated[Path, typer.Option("--out", "-o", help="Table to write: .csv or .parquet.")]
-FeatureSet = Annotated[str, typer.Option("--set", autocompletion=complete_features, help="egemaps (88 values) or compare (6373).")]
+CorpusName = Annotated[
+    str, typer.Argument(metavar="CORPUS", autocompletion=complete_corpus, help="A corpus; see `mtep data list`.")
+]
+TrainedOn = Annotated[
+    str, typer.Option(metavar="CORPUS", autocompletion=complete_corpus, help="Corpus to learn from; auto is RAVDESS if found.")
+]
+Places = Annotated[
+    list[str], typer.Argument(metavar="CORPUS|FOLDER|FILE", autocompletion=complete_corpus, help="What to measure.")
+]
+Clips = Annotated[
+    list[str], typer.Argument(metavar="[MODEL] FOLDER|FILE", help="Clips, after a model's folder where there is one.")
+]
+TablePath = Annotated[Path, typer.Option("--out", "-o", metavar="TABLE", help="Table to write: .csv or .parquet.")]
+OutFolder = Annotated[Path | None, _option("--out", "-o", metavar="DIR", help="Folder to write to.")]
+ModelFolder = Annotated[Path | None, _option("--model", "-m", metavar="DIR", help="Folder of a trained model.")]
+NewModel = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the model; replaced if it is there.")]
+FeatureSet = Annotated[
+    str, typer.Option("--set", metavar="SET", autocompletion=complete_features, help="egemaps (88 values) or compare (6373).")
+]
+Kind = Annotated[str, typer.Option(metavar="KIND", help="forest or svm.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be used, and name them.")]
+Listen = Annotated[bool, typer.Option("--listen", help="Also decode every clip.")]
+Publish = Annotated[bool, typer.Option("--publish", help="Write the committed results.csv and paper/.")]
 
 
 def report_root(
@@ -284,7 +311,8 @@ def list_experiments(
         text += f"\n\nGroups\n{groups}" if groups else ""
     for entry in entries if names else ():
         found = experiments.parameters_of(registry.experiments[entry["name"]].notebook).values()
-        entry["declared"] = [{"name": p.name, "type": p.kind, "default": p.default, "help": p.help} for p in found if p.name != "out_dir"]
+        fields = ("name", "kind", "default", "help")
+        entry["declared"] = [{name: getattr(p, name) for name in fields} for p in found if p.name != "out_dir"]
         text += f"\n\nParameters of {entry['notebook']}\n{text_table(entry['declared'])}"
     emit({"experiments": entries, "groups": registry.groups}, text, as_json)
 
@@ -317,7 +345,8 @@ def key_figures(
     for m in [m for m in metrics if m["name"] in wanted][:most]:
         interval = "" if m.get("low") is None else f"{m['low']:.3f} to {m['high']:.3f}"
         named = {name: m.get(name) or "" for name in ("corpus", "protocol", "system")}
-        rows.append({**named, "metric": m["name"], "value": f"{m['value']:.3f}", "unit": m.get("unit") or "", "95_%_interval": interval})
+        value = {"metric": m["name"], "value": f"{m['value']:.3f}", "unit": m.get("unit") or "", "95_%_interval": interval}
+        rows.append(named | value)
     return rows
 
 
@@ -386,13 +415,13 @@ def run(
     root: ReportRoot = None,  # folder of reports
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Run experiments: notebooks with parameters, each leaving a report."
+    "Run experiments: notebooks with parameters.\n\nEach run leaves a report in reports/ of the checkout, or under --root."
     experiments = load_package("mtep.experiments")
     if listing:
         return list_experiments(experiments.load_registry(), names or [], as_json)
     if not names:
         known = ", ".join(experiments.load_registry().names)
-        raise InputError("mtep run", "was given no experiment", f"choose from: {known}; `mtep run --list` describes them")
+        raise InputError("mtep run", "was given no experiment", f"choose from {known}; `mtep run --list` describes them")
     run_and_tell(names, parameter or [], report_root(root), jobs, engine, force, as_json)
 
 
@@ -403,7 +432,7 @@ def bench(
     root: ReportRoot = None,  # folder of reports
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Measure speed and memory on this machine: the experiment `benchmarks`."
+    "Measure speed and memory on this machine.\n\nThe experiment `benchmarks`, into reports/ or --root."
     run_and_tell(["benchmarks"], parameter or [], report_root(root), 1, "local", force, as_json)
 
 # %% ../nbs/33_cli.ipynb #cli-reports
@@ -432,8 +461,9 @@ def comparison_view(
     rows: Sequence[dict],  # from comparison_rows
 ) -> str:
     "The comparison as text, with its sum in one line."
-    columns = ["experiment", "corpus", "protocol", "system", "metric", "committed", "here", "difference", "verdict", "note"]
-    used = [name for name in columns if any(row[name] not in (None, "") for row in rows)]
+    if not rows:
+        return "Nothing to compare."
+    used = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
     verdicts = [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
     return f"{text_table(rows, used)}\n\n{len(rows)} figures compared: {counts or 'none'}."
@@ -446,10 +476,10 @@ def comparison_view(
 ))  # fmt: skip
 def reports(
     root: ReportRoot = None,  # folder of reports
-    publish: Annotated[bool, typer.Option("--publish", help="Write the committed results.csv and paper/.")] = False,  # see there
+    publish: Publish = False,  # write the committed table
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Gather runs into one table, the paper's tables and figures, and compare them with the committed runs."
+    "Gather runs into tables and figures.\n\nTakes reports/local where it holds runs, and compares it with the committed ones."
     module, home = load_package("mtep.reports"), report_root(None)
     place = root or home if publish else local_or_committed(root)
     if publish:
@@ -457,7 +487,8 @@ def reports(
     elif place.resolve() == home.resolve():
         runs = module.find_runs(place)
         if not runs:
-            raise InputError(f"folder {shown_path(place)}", "holds no finished run", "run an experiment first: mtep run main --root reports/local")
+            remedy = "run an experiment first: mtep run main --root reports/local"
+            raise InputError(f"folder {shown_path(place)}", "holds no finished run", remedy)
         table = module.table_of(runs)
         found, rows = {"root": str(place), "runs": len(runs), "numbers": len(table), "files": []}, []
         found["synthetic"] = [f"{run.experiment}/{run.id}" for run in runs if run.synthetic]
@@ -475,13 +506,14 @@ def tell_reports(
     "Print what was gathered, how it compares, and where the files are."
     module = load_package("mtep.reports")
     parts = module.sections(module.chosen_rows(module.collect(place)))
-    tables = [f"{part['title']}\n{text_table([dict(zip(part['heads'], cells)) for cells in part['cells']])}" for part in parts]
+    rows_of = [[dict(zip(part["heads"], cells)) for cells in part["cells"]] for part in parts]
+    tables = [f"{part['title']}\n{text_table(table)}" for part, table in zip(parts, rows_of)]
     lines = [*tables, *([f"Beside the committed runs\n{comparison_view(rows)}"] if rows else [])]
     if found["synthetic"]:
         lines.append(f"{LOUD}\nSYNTHETIC runs: {', '.join(found['synthetic'])}")
     there = f"{found['runs']} runs with {found['numbers']} figures in {shown_path(place)}"
-    wrote = ": results.csv, paper/table.md, paper/table.tex, paper/figures/, paper/numbers.json written" if found["files"] else ""
-    lines.append(there + (wrote or "; nothing written, --publish writes the committed table"))
+    files = "results.csv, paper/table.md, paper/table.tex, paper/figures/ and paper/numbers.json written there"
+    lines.append(f"{there}; {files if found['files'] else 'nothing written, --publish writes the committed table'}.")
     emit({**found, "comparison": rows}, "\n\n".join(lines), as_json)
 
 # %% ../nbs/33_cli.ipynb #cli-data
@@ -491,7 +523,8 @@ def corpus_state(
     "What is known about a corpus, and where it lies."
     recipe = load_package("mtep.corpora").RECIPES[name]
     place = recipe.found
-    get = "made when needed" if recipe.synthetic else f"mtep data get {name}" if recipe.download else f"see {recipe.homepage}"
+    fetched = f"mtep data get {name}" if recipe.download else f"see {recipe.homepage}"
+    get = "made when needed" if recipe.synthetic else fetched
     return {
         "name": name, "title": recipe.title, "story": recipe.story, "languages": list(recipe.languages),
         "clips": sum(recipe.counts.values()), "speakers": len(recipe.speakers), "labels": list(recipe.labels),
@@ -504,20 +537,22 @@ def corpus_state(
 def data_list(
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "The corpora that have a recipe, and which were found."
+    "The corpora that are known, and which were found."
     states = [corpus_state(name) for name in load_package("mtep.corpora").RECIPES]
     for state in states:
-        state["language"], state["where"] = ", ".join(state["languages"]), state["found"] or f"not found; {state['get']}"
+        state["language"] = ", ".join(state["languages"])
+        missing = state["get"] if state["synthetic"] else f"not found: {state['get']}"
+        state["where"] = state["found"] or missing
     text = text_table(states, ["name", "clips", "speakers", "language", "licence", "where"])
     emit(states, f"{text}\n\nLooked in {settings().data} (MTEP_DATA).", as_json)
 
 
-@data_app.command("info", epilog=examples("mtep data info ravdess", "mtep data info emodb:four", "mtep data info synthetic --json"))
+@data_app.command("info", epilog=examples("mtep data info ravdess", "mtep data info ravdess:four --json"))
 def data_info(
     name: CorpusName,  # corpus, with a label map after a colon if wanted
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "What a corpus holds: clips, speakers, emotions, licence, how to cite."
+    "Clips, speakers, emotions, licence, citation."
     corpora = load_package("mtep.corpora")
     name = corpora.resolve(name)
     state = corpus_state(name.partition(":")[0])
@@ -528,18 +563,20 @@ def data_info(
         minutes = round(float(corpus.table["seconds"].sum()) / 60, 1)
         state |= {"clips": len(corpus), "speakers": len(corpus.speakers), "minutes": minutes, "digest": corpus.digest()}
         state |= {"labels": list(corpus.labels), "left_out": dict(corpus.left_out)}
-    facts = [{"": key, " ": setting_text(value) if isinstance(value, dict) else ", ".join(value) if isinstance(value, list) else value}
-             for key, value in state.items()]  # fmt: skip
+    words = {key: ", ".join(value) if isinstance(value, list) else value for key, value in state.items()}
+    words = {key: setting_text(value) if isinstance(value, dict) else value for key, value in words.items()}
+    hidden = {"get"} if state["found"] else set()
+    facts = [{"fact": key, "value": value} for key, value in words.items() if key not in hidden and value not in ("", None)]
     table = "\n".join(text_table(facts).splitlines()[1:])
     emit(state, f"{LOUD}\n\n{table}" if state["synthetic"] else table, as_json)
 
 
-@data_app.command("get", epilog=examples("mtep data get ravdess", "MTEP_DATA=~/corpora mtep data get emodb", "mtep data get synthetic"))
+@data_app.command("get", epilog=examples("mtep data get ravdess", "mtep data get emodb", "mtep data get synthetic"))
 def data_get(
     name: CorpusName,  # corpus
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Fetch a corpus from its publisher, or make a synthetic one."
+    "Fetch a corpus, or make a synthetic one."
     corpora = load_package("mtep.corpora")
     recipe = corpora.RECIPES[choose(name, corpora.RECIPES, "corpus")]
     if recipe.synthetic:
@@ -548,7 +585,8 @@ def data_get(
         place = recipe.found
         remark(f"{name} is there already")
     elif recipe.download is None:
-        raise InputError(f"corpus {name!r}", "is not published for fetching", f"get it from {recipe.homepage} and put it in {settings().data}")
+        remedy = f"get it from {recipe.homepage} and put it in {settings().data}"
+        raise InputError(f"corpus {name!r}", "cannot be fetched", remedy)
     else:
         remark(f"{recipe.title}. Terms: {recipe.licence}. Cite: {recipe.citation}")
         place = recipe.download()
@@ -558,10 +596,10 @@ def data_get(
 @data_app.command("verify", epilog=examples("mtep data verify ravdess", "mtep data verify emodb --listen --json"))
 def data_verify(
     name: CorpusName,  # corpus
-    listen: Annotated[bool, typer.Option("--listen", help="Also decode every clip.")] = False,  # decode as well
+    listen: Listen = False,  # decode as well
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Compare a corpus with what was published; exits with 1 where something is wrong."
+    "Compare a corpus with what was published.\n\nExits with 1 where something is wrong."
     corpora = load_package("mtep.corpora")
     choose(name.partition(":")[0], corpora.RECIPES, "corpus")
     found = corpora.validate(corpora.load(name, on_error="skip"), listen)
@@ -600,7 +638,7 @@ def features(
     skip_bad: SkipBad = False,  # leave out what cannot be used
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Measure acoustic features of a corpus, of folders or of files, and write one table."
+    "Measure acoustic features into one table."
     module = load_package("mtep.features")
     choose(feature_set, module.FEATURE_SETS, "feature set")
     if out.suffix.lower() not in {".csv", ".parquet"}:
@@ -614,7 +652,8 @@ def features(
     module.write_table(table, out)
     for message in failed.values():
         remark(f"skipped: {message}")
-    known = {"table": str(out), "set": feature_set, "clips": len(table), "features": table.shape[1], "measured": measured}
+    known = {"table": str(out), "set": feature_set, "clips": len(table), "features": table.shape[1]}
+    known["measured"] = measured
     text = f"{len(table)} clips × {table.shape[1]} features ({feature_set}) in {out}"
     emit({**known, "skipped": failed}, text + (f"; {len(failed)} files skipped" if failed else ""), as_json)
 
@@ -643,15 +682,15 @@ def model_for(
     "mtep train --corpus ravdess -o model/ && mtep predict model/ my_clips/ -o out/",
 ))  # fmt: skip
 def predict(
-    places: Annotated[list[str], typer.Argument(metavar="[MODEL] FOLDER|FILE...", help="A model's folder, if there is one, and clips.")],  # clips
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for features.csv and output.txt.")] = None,  # written here
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="Folder of a trained model.")] = None,  # instead of training
-    corpus: Annotated[str, typer.Option(autocompletion=complete_corpus, help="Corpus to train on where no model is named.")] = "auto",  # name
+    places: Clips,  # clips, after a model's folder where there is one
+    out: OutFolder = None,  # for features.csv and output.txt
+    model: ModelFolder = None,  # instead of training
+    corpus: TrainedOn = "auto",  # what to train on where no model is named
     jobs: CoreCount = None,  # processes
     skip_bad: SkipBad = False,  # leave out what cannot be used
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Emotions of clips without labels, with a probability for each."
+    "Emotions of clips without labels.\n\nWith -o also features.csv and output.txt, a line `|file_id|01|…|08|` a clip."
     forest = load_package("mtep.emotion.forest")
     forest.find_clips([place for place in places if not (Path(place) / "config.json").is_file()] or list(places))
     trained, clips = model_for(places, model, corpus, jobs)
@@ -661,10 +700,13 @@ def predict(
     failed = proba.attrs.get("failed", {})
     for message in failed.values():
         remark(f"skipped: {message}")
-    best = [{"clip": str(name), "emotion": str(row.idxmax()), "probability": float(row.max())} for name, row in proba.iterrows()]
+    best = [
+        {"clip": str(name), "emotion": str(row.idxmax()), "probability": float(row.max())} for name, row in proba.iterrows()
+    ]
     card = trained.card
-    note = f"Trained on {card.get('corpus', 'an unknown corpus')} ({card.get('licence', 'terms unknown')}). {card.get('limits', '')}"
+    terms = f"{card.get('corpus', 'an unknown corpus')} ({card.get('licence', 'terms unknown')})"
     wrote = f"\n{shown_path(out / 'features.csv')} and {shown_path(out / 'output.txt')} written." if out else ""
+    note = f"Trained on {terms}. {card.get('limits', '')}"
     loud = f"{LOUD}\n\n" if card.get("synthetic") else ""
     plain = {"model": card, "probabilities": proba.to_dict("index"), "skipped": failed}
     emit(plain, f"{loud}{text_table(best)}\n\n{note}{wrote}", as_json)
@@ -672,12 +714,12 @@ def predict(
 
 @app.command(epilog=examples("mtep train --corpus ravdess -o model/", "mtep train --corpus emodb --kind svm -o model/"))
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model.")],  # replaced if it exists
-    corpus: Annotated[str, typer.Option(autocompletion=complete_corpus, help="Corpus to learn from.")] = "auto",  # name
-    kind: Annotated[str, typer.Option(help="forest or svm.")] = "forest",  # classifier
+    out: NewModel,  # folder for the model
+    corpus: TrainedOn = "auto",  # what to learn from
+    kind: Kind = "forest",  # classifier
     jobs: CoreCount = None,  # processes
 ) -> None:
-    "Train the baseline on a whole corpus and save it."
+    "Train the baseline on a whole corpus."
     forest = load_package("mtep.emotion.forest")
     trained = forest.train(load_package("mtep.corpora").resolve(corpus), kind, jobs=jobs)
     forest.save_forest(trained, out)
@@ -701,25 +743,29 @@ def licence_of(
     about = metadata.metadata(name)
     stated = about.get("License-Expression") or about.get("License") or ""
     classified = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
-    short = stated.strip().splitlines()[0] if stated.strip() else ", ".join(classified)
-    return TERMS.get(name, short if len(short) <= 60 else ", ".join(classified) or "see its own files")
+    short = (stated.strip().splitlines() or [""])[0]
+    fits = short if 0 < len(short) <= 60 and not short.startswith("Copyright") else ", ".join(classified)
+    return TERMS.get(name, fits if fits not in ("", "OSI Approved") else "see its own files")
 
 
 def packages() -> list[dict[str, Any]]:
-    "Every package that MTEP asks for here: extra, wanted, installed version, licence."
+    "Every package that MTEP asks for here: extras, what is wanted, installed version, licence."
     parse = load_package("packaging.requirements").Requirement
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for line in metadata.requires("mtep") or []:
         wanted = parse(line)
         extra = (re.findall(r"extra == ['\"](\w+)['\"]", line) or [""])[0]
         if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
             continue
+        if wanted.name in found:
+            found[wanted.name]["extras"].append(extra)
+            continue
         version = package_versions(wanted.name).get(wanted.name)
         fits = version is not None and wanted.specifier.contains(version, prereleases=True)
         licence = licence_of(wanted.name) if version else TERMS.get(wanted.name, "")
-        known = {"package": wanted.name, "extra": extra, "wanted": str(wanted.specifier), "version": version}
-        found.append({**known, "fits": fits, "licence": licence})
-    return found
+        known = {"package": wanted.name, "extras": [extra] if extra else [], "wanted": str(wanted.specifier)}
+        found[wanted.name] = {**known, "version": version, "fits": fits, "licence": licence}
+    return list(found.values())
 
 # %% ../nbs/33_cli.ipynb #cli-weights
 def trained_files() -> list[dict[str, Any]]:
@@ -733,25 +779,41 @@ def trained_files() -> list[dict[str, Any]]:
     ]
 
 
+def advice_on(
+    checked: Sequence[dict],  # from packages
+    corpora: Sequence[dict],  # from corpus_state
+) -> list[dict[str, str]]:  # level (missing or note), what, remedy
+    "What is missing, and how to add it."
+    found = []
+    for package in checked:
+        if not package["fits"]:
+            wanted = package["package"] + package["wanted"]
+            there = f"{package['package']} {package['version']} is here, {package['wanted']} is wanted"
+            pip = f"mtep[{package['extras'][0]}]" if package["extras"] else wanted
+            level = "note" if package["extras"] else "missing"
+            found.append({"level": level, "what": there if package["version"] else wanted, "remedy": f'pip install "{pip}"'})
+    missing = [state for state in corpora if not state["found"] and not state["synthetic"]]
+    return found + [{"level": "note", "what": f"corpus {s['name']}", "remedy": s["get"]} for s in missing]
+
+
 def checkup() -> dict[str, Any]:
     "Everything `mtep doctor` tells, as plain values."
-    now, corpora = settings(), load_package("mtep.corpora")
-    checked = packages()
-    missing = [p for p in checked if not p["fits"]]
-    advice = [
-        {"level": "note" if p["extra"] else "missing", "what": f"{p['package']}{p['wanted']}" if not p["version"] else
-         f"{p['package']} {p['version']}, wanted {p['wanted']}", "remedy": f'pip install "mtep[{p["extra"]}]"' if p["extra"] else
-         f'pip install "{p["package"]}{p["wanted"]}"'}
-        for p in missing
-    ]  # fmt: skip
-    states = [corpus_state(name) for name in corpora.RECIPES]
-    advice += [{"level": "note", "what": f"corpus {s['name']} not found", "remedy": s["get"]} for s in states if not s["found"]]
+    now, checked = settings(), packages()
+    corpora = [corpus_state(name) for name in load_package("mtep.corpora").RECIPES]
+    advice = advice_on(checked, corpora)
+    places = {"MTEP_DATA": now.data, "MTEP_CACHE": now.cache, "MTEP_OFFLINE": now.offline, "checkout": now.root}
     return {
         "ok": all(line["level"] != "missing" for line in advice),
-        "mtep": mtep.__version__, "python": platform.python_version(), "platform": platform.platform(terse=True), "cores": os.cpu_count(),
-        "settings": {"MTEP_DATA": now.data, "MTEP_CACHE": now.cache, "MTEP_OFFLINE": now.offline, "checkout": now.root},
-        "packages": checked, "corpora": states, "weights": trained_files(), "advice": advice,
-    }  # fmt: skip
+        "mtep": mtep.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "cores": os.cpu_count(),
+        "settings": places,
+        "packages": checked,
+        "corpora": corpora,
+        "weights": trained_files(),
+        "advice": advice,
+    }
 
 
 def checkup_text(
@@ -759,19 +821,22 @@ def checkup_text(
 ) -> str:
     "The check-up for reading."
     head = f"mtep {found['mtep']}, Python {found['python']}, {found['platform']}, {found['cores']} cores"
-    places = [{"setting": name, "value": value if value is not None else "none"} for name, value in found["settings"].items()]
-    rows = [{**p, "version": p["version"] or "not installed", "extra": p["extra"] or "required"} for p in found["packages"]]
-    terms = [{"what": p["package"], "terms": p["licence"]} for p in found["packages"] if p["package"] in TERMS and p["version"]]
+    places = [{"name": k, "value": "none" if v is None else v} for k, v in found["settings"].items()]
+    required = {"version": "not installed", "extra": "required"}
+    rows = [{**p, "version": p["version"] or required["version"], "extra": ", ".join(p["extras"]) or required["extra"]}
+            for p in found["packages"]]  # fmt: skip
+    here = [p for p in found["packages"] if p["package"] in TERMS and p["version"]]
+    terms = [{"what": p["package"], "terms": p["licence"]} for p in here]
     terms += [{"what": f"corpus {c['name']}", "terms": c["licence"]} for c in found["corpora"] if c["found"]]
-    corpora = [{**c, "found": c["found"] or "no"} for c in found["corpora"]]
-    weights = text_table(found["weights"]) if found["weights"] else "none"
-    advice = text_table(found["advice"]) if found["advice"] else "Nothing is missing."
+    corpora = [{**c, "found": c["found"] or "made when needed" * c["synthetic"] or "no"} for c in found["corpora"]]
     parts = {
-        "Settings": text_table(places), "Packages": text_table(rows, ["package", "extra", "wanted", "version", "licence"]),
-        "Corpora": text_table(corpora, ["name", "clips", "licence", "found"]), "Trained models": weights,
-        "In use here, and under what terms": text_table(terms) if terms else "nothing beyond MTEP's own Apache-2.0",
-        "What could be added" if found["ok"] else "What is MISSING": advice,
-    }  # fmt: skip
+        "Settings": text_table(places),
+        "Packages": text_table(rows, ["package", "extra", "wanted", "version", "licence"]),
+        "Corpora": text_table(corpora, ["name", "clips", "licence", "found"]),
+        "Trained models": text_table(found["weights"]) if found["weights"] else "none",
+        "In use here, and on what terms": text_table(terms) if terms else "nothing beyond MTEP's own Apache-2.0",
+        "What could be added" if found["ok"] else "What is MISSING": text_table(found["advice"]) or "nothing",
+    }
     return "\n\n".join([head, *(f"{title}\n{text}" for title, text in parts.items())])
 
 
@@ -779,7 +844,7 @@ def checkup_text(
 def doctor(
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "What is installed, which data and models were found, and under what terms; exits with 1 if something required is missing."
+    "What is installed and found, on what terms.\n\nExits with 1 if something required is missing."
     found = checkup()
     emit(found, checkup_text(found), as_json)
     if not found["ok"]:
@@ -788,10 +853,10 @@ def doctor(
 # %% ../nbs/33_cli.ipynb #cli-site
 @app.command(epilog=examples("mtep site", "mtep site --out public --root reports/local"))
 def site(
-    out: Annotated[Path | None, typer.Option(help="Folder to build; _docs/ of the checkout if not given.", show_default=False)] = None,  # replaced
+    out: OutFolder = None,  # _docs of the checkout if not given; replaced
     root: ReportRoot = None,  # folder of reports
 ) -> None:
-    "Build the documentation and figure site, offline."
+    "Build the documentation and figure site.\n\nOffline, into _docs/ of the checkout or -o; shows the runs in reports/ or --root."
     place = load_package("mtep.site").build_site(out, reports=root)
     typer.echo(f"open {shown_path(place / 'index.html')}")
 

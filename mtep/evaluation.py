@@ -274,7 +274,7 @@ def summarise(
             low, high = ends.get(name, (None, None))
             metrics.append(
                 Metric(
-                    name, float(value), corpus.name, protocol, system,
+                    name, float(value), corpus.title, protocol, system,
                     low=low, high=high, spread=float(each[name].std(ddof=1)), n=len(part),
                 )  # fmt: skip
             )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import html
 import json
 import logging
@@ -39,6 +40,7 @@ from mtep.core import (
     StorageError,
     choose,
     digest,
+    fewer_colours,
     file_digest,
     load_package,
     package_versions,
@@ -52,7 +54,7 @@ from mtep.core import (
 )
 
 # %% auto #0
-__all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'IN_TAG', 'IN_STYLE', 'PACKAGES', 'Experiment', 'Registry',
+__all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYLE', 'PACKAGES', 'Experiment', 'Registry',
            'check_mapping', 'check_variation', 'read_entry', 'registry_path', 'load_registry', 'Parameter',
            'read_notebook', 'is_parameters', 'assigned_names', 'parameters_of', 'read_text_as', 'cast',
            'check_parameters', 'module_file', 'parse_code', 'named_modules', 'used_modules', 'code_digest',
@@ -60,8 +62,8 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'IN_TAG', 'IN_STYLE', 'PA
            'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary', 'add_view', 'outside_addresses',
            'write_out_addresses', 'report_facts', 'add_contents', 'report_html', 'known_places', 'scrub',
            'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise', 'git_state', 'machine',
-           'describe', 'scrub_files', 'write_report', 'claim', 'finished_run', 'sweep_drafts', 'perform', 'run',
-           'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask', 'run_all']
+           'describe', 'scrub_files', 'lighten', 'write_report', 'claim', 'finished_run', 'sweep_drafts', 'perform',
+           'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask', 'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -601,7 +603,8 @@ def add_view(
 # %% ../nbs/30_experiments.ipynb #experiments-addresses
 LOADS = r"""\s(?:src|href|srcset|action|data|poster|xlink:href)\s*=\s*["']?\s*"""  # what names an address in a tag
 ELSEWHERE = r"(?:[a-z][a-z0-9+.-]*:)?//"  # how an address begins that is not in this page
-IN_TAG = rf"""<[a-z][^<>]*?{LOADS}({ELSEWHERE}[^"'\s>]*)[^>]*>"""
+TAG = r"""<[a-z](?:[^<>"']|"[^"]*"|'[^']*')*?"""  # a tag up to there; a quoted value holds anything
+IN_TAG = rf"""{TAG}{LOADS}({ELSEWHERE}[^"'\s>]*)[^>]*>"""
 IN_STYLE = rf"""(?:@import|url\()\s*["']?\s*({ELSEWHERE}[^"'\s);]*)[^;)]*[;)]"""
 
 
@@ -682,9 +685,8 @@ def report_html(
     for cell in notebook.cells:
         if cell.cell_type == "code":
             add_view(cell)
-    colours = load_package("pygments.formatters").HtmlFormatter(style="default").get_style_defs(".highlight")
     style = (Path(mtep.__file__).parent / "assets" / "report" / "style.css").read_text(encoding="utf-8")
-    resources = {"record": record, "facts": report_facts(record), "style": style + colours}
+    resources = {"record": record, "facts": report_facts(record), "style": style}
     return add_contents(write_out_addresses(exporter.from_notebook_node(notebook, resources)[0]))
 
 # %% ../nbs/30_experiments.ipynb #experiments-scrub
@@ -891,6 +893,17 @@ def scrub_files(
                 (write_json if path.suffix == ".json" else write_text)(path, clean)
 
 
+def lighten(
+    notebook: Any,  # executed NotebookNode, changed in place
+) -> None:
+    "Store the pictures of a notebook with a palette, since its report holds each of them twice."
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                picture = fewer_colours(base64.b64decode(output.data["image/png"]), 128)
+                output.data["image/png"] = base64.b64encode(picture).decode("ascii")
+
+
 def write_report(
     job: Job,  # what was run
     draft: Path,  # folder that holds report.ipynb and what the notebook left
@@ -902,6 +915,7 @@ def write_report(
     notebook = read_notebook(draft / "report.ipynb")
     notebook.metadata.setdefault("papermill", {}).update(input_path=job.notebook.name, output_path="report.ipynb")
     notebook = nbformat.from_dict(scrub(notebook, places))
+    lighten(notebook)
     record = scrub(record, places)
     if record["failure"]:
         (draft / "result.json").unlink(missing_ok=True)

@@ -70,8 +70,8 @@ def resample(
 
 # %% ../nbs/03_media.ipynb #media-formats
 FFMPEG_FORMATS = tuple(
-    "3g2 3gp aac ac3 adts aiff amr ape asf au avi caf dsf dts dv eac3 flac flv gsm m4a m4v matroska mj2 mov mp2 mp3 mp4 "
-    "mpeg mpegts mxf nut oga ogg ogv opus rm tta voc w64 wav webm wv".split()
+    "3g2 3gp aac ac3 adts aiff amr ape asf au avi caf dsf dts dv eac3 flac flv gsm m4a m4v matroska mj2 mov mp2 mp3 "
+    "mp4 mpeg mpegts mxf nut oga ogg ogv opus rm tta voc w64 wav webm wv".split()
 )  # demuxers that open nothing but the file they are given
 
 # %% ../nbs/03_media.ipynb #media-local-file
@@ -108,7 +108,11 @@ def check_length(
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(12).ljust(12, b"\0")
-        kinds = {(b"RIFF", b"WAVE"): ("<4sI", b"data"), (b"FORM", b"AIFF"): (">4sI", b"SSND"), (b"FORM", b"AIFC"): (">4sI", b"SSND")}
+        kinds = {
+            (b"RIFF", b"WAVE"): ("<4sI", b"data"),
+            (b"FORM", b"AIFF"): (">4sI", b"SSND"),
+            (b"FORM", b"AIFC"): (">4sI", b"SSND"),
+        }
         layout, wanted = kinds.get((head[:4], head[8:]), ("", b""))
         while layout and len(head := file.read(8)) == 8:
             name, length = struct.unpack(layout, head)
@@ -176,7 +180,11 @@ def open_with_ffmpeg(
         with av.open(os.fspath(path), options=options) as container:
             yield container
     except av.error.FFmpegError as error:
-        raise MediaError(path, "is not a sound or video file that can be read", "convert it to WAV or FLAC, or copy it again if it should be one") from error
+        raise MediaError(
+            path,
+            "is not a sound or video file that can be read",
+            "convert it to WAV or FLAC, or copy it again if it should be one",
+        ) from error
     except UnicodeDecodeError as error:
         raise MediaError(path, "is not a sound or video file that can be read", "convert it to WAV or FLAC") from error
 
@@ -185,7 +193,15 @@ def stream_seconds(
     stream: Any,  # PyAV stream
 ) -> float | None:  # None where the container does not say, or only guesses
     "Length of a stream as its container states it."
-    if stream.duration and stream.container.format.name.split(",")[0] in {"mov", "avi", "wav", "aiff", "flac", "caf", "w64"}:
+    if stream.duration and stream.container.format.name.split(",")[0] in {
+        "mov",
+        "avi",
+        "wav",
+        "aiff",
+        "flac",
+        "caf",
+        "w64",
+    }:
         return float(stream.duration * stream.time_base)
     stated = stream.metadata.get("DURATION", "")  # Matroska: hours:minutes:seconds
     parts = stated.split(":")
@@ -223,7 +239,9 @@ def read_sound(
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         bad = int(np.sum(~np.isfinite(mono)))
-        raise MediaError(file, f"holds {bad} samples that are not numbers (NaN or infinite)", "convert the recording again")
+        raise MediaError(
+            file, f"holds {bad} samples that are not numbers (NaN or infinite)", "convert the recording again"
+        )
     return Sound(resample(mono, own_rate, rate or own_rate), rate or own_rate)
 
 # %% ../nbs/03_media.ipynb #media-write
@@ -239,9 +257,13 @@ def write_sound(
     file = Path(path).expanduser()
     samples, rate = samples if isinstance(samples, Sound) else (np.asarray(samples), rate)
     if file.suffix.lower() not in SUBTYPES:
-        raise InputError(f"file name {file.name!r}", "does not end in a format that can be written", f"use {', '.join(SUBTYPES)}")
+        raise InputError(
+            f"file name {file.name!r}", "does not end in a format that can be written", f"use {', '.join(SUBTYPES)}"
+        )
     if rate is None or not len(samples) or not np.isfinite(samples).all():
-        raise InputError(f"sound for {file.name!r}", "has no rate, no samples or a value that is not a number", "check it first")
+        raise InputError(
+            f"sound for {file.name!r}", "has no rate, no samples or a value that is not a number", "check it first"
+        )
     with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, draft = tempfile.mkstemp(dir=file.parent, prefix=".writing-", suffix=file.suffix)
@@ -339,17 +361,25 @@ class Utterance:
     pitch: int = 50  # 0 to 99
     pitch_range: int = 50  # how far the pitch moves, 0 (monotone) to 100
     volume: int = 100  # 0 to 200; above 100 loud vowels are clipped
-    seed: int = 0  # for the noise in the voice
+    seed: int = 0  # for the noise in voices that have breath or roughness
     ssml: bool = False  # text holds SSML tags
 
     def __post_init__(self):
         if not isinstance(self.text, str) or not self.text.strip() or "\0" in self.text:
             raise InputError(f"text {self.text!r}", "holds nothing to say", "give at least one word")
-        limits = {"rate": (80, 450), "pitch": (0, 99), "pitch_range": (0, 100), "volume": (0, 200), "seed": (0, 2**31 - 1)}
+        limits = {
+            "rate": (80, 450),
+            "pitch": (0, 99),
+            "pitch_range": (0, 100),
+            "volume": (0, 200),
+            "seed": (0, 2**31 - 1),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InputError(f"{name}={value!r}", f"is not a whole number from {low} to {high}", "give such a number")
+                raise InputError(
+                    f"{name}={value!r}", f"is not a whole number from {low} to {high}", "give such a number"
+                )
 
 
 class Word(NamedTuple):
@@ -423,7 +453,9 @@ class EspeakEvent(ctypes.Structure):
     ]  # fmt: skip
 
 
-EspeakCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(EspeakEvent))
+EspeakCallback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(EspeakEvent)
+)
 ESPEAK_LOCK = threading.Lock()  # the library is one for the whole process
 
 # %% ../nbs/03_media.ipynb #media-espeak-library
@@ -439,7 +471,9 @@ def espeak_library() -> Iterator[tuple[ctypes.CDLL, int]]:  # library and its sa
             synchronous, own_buffer, keep_running = 2, 0, 0x8000
             rate = library.espeak_Initialize(synchronous, own_buffer, os.fsencode(loader.get_data_path()), keep_running)
             if rate <= 0:
-                raise MediaError("espeak-ng", f"cannot read its data in {loader.get_data_path()}", "install espeakng-loader again")
+                raise MediaError(
+                    "espeak-ng", f"cannot read its data in {loader.get_data_path()}", "install espeakng-loader again"
+                )
             yield library, rate
             library.espeak_Terminate()
         finally:
@@ -475,7 +509,9 @@ def espeak_run(
     failed = failed or library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, by_character, 0, flags, None, None)
     failed = failed or library.espeak_Synchronize()
     if failed:
-        raise MediaError(f"text {utterance.text[:40]!r}", f"could not be spoken (espeak-ng's code {failed})", "try another voice")
+        raise MediaError(
+            f"text {utterance.text[:40]!r}", f"could not be spoken (espeak-ng's code {failed})", "try another voice"
+        )
     return b"".join(pieces), events
 
 # %% ../nbs/03_media.ipynb #media-speak-one
@@ -487,7 +523,12 @@ def word_times(
     "Words with their beginnings, as espeak-ng reports them; a word ends where the next begins, or with its clause."
     word_begins, clause_ends, words, edge = 1, 5, [], 0
     for kind, position, length, sample in events:
-        if kind in (word_begins, clause_ends) and words and words[-1].end < 0 and (kind == clause_ends or position > edge):
+        if (
+            kind in (word_begins, clause_ends)
+            and words
+            and words[-1].end < 0
+            and (kind == clause_ends or position > edge)
+        ):
             words[-1] = words[-1]._replace(end=sample / rate)
         if kind == word_begins and position > edge:  # a number is read as several words of one written word
             edge = position - 1 + length
@@ -538,7 +579,9 @@ def speak_all(
     child = subprocess.run(command, input=asked, capture_output=True, env=environment, check=False)
     if child.returncode:
         last = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
-        raise MediaError("espeak-ng", f"stopped with code {child.returncode} ({last[0]})", "install espeakng-loader again")
+        raise MediaError(
+            "espeak-ng", f"stopped with code {child.returncode} ({last[0]})", "install espeakng-loader again"
+        )
     head, _, body = child.stdout.partition(b"\n")
     samples, said, start = np.frombuffer(body, dtype=np.float32), [], 0
     for entry in json.loads(head):

@@ -200,7 +200,8 @@ def figure_text(
     row: Any,  # a row of the table
 ) -> str:
     "A number with its 95 % interval, or its spread where it has no interval."
-    text = f"{row.value:.3f}"
+    whole = float(row.value).is_integer() and pd.isna(row.low) and pd.isna(row.spread)
+    text = f"{row.value:.0f}" if whole else f"{row.value:.3f}"
     if pd.notna(row.low) and pd.notna(row.high):
         return f"{text} ({row.low:.3f}–{row.high:.3f})"
     return f"{text} ± {row.spread:.3f}" if pd.notna(row.spread) else text
@@ -315,8 +316,11 @@ def runs_line(
     rows: pd.DataFrame,  # chosen rows
 ) -> str:
     "Which runs stand behind a table."
-    names = rows.experiment + "/" + rows.run + rows.protocol.map(lambda name: f" ({name})" if name else "")
-    return f"Runs: {', '.join(dict.fromkeys(names))}."
+    under: dict[str, list[str]] = {}
+    for row in rows.itertuples():
+        under.setdefault(f"{row.experiment}/{row.run}", []).append(row.protocol)
+    told = [f"{name} ({', '.join(dict.fromkeys(protocols))})" for name, protocols in under.items()]
+    return f"Runs: {'; '.join(told).replace(' ()', '')}."
 
 
 def tables_text(
@@ -487,14 +491,15 @@ def publish(
     return gather(root)
 
 # %% ../nbs/31_reports.ipynb #reports-compare
-SPEED = {"seconds", "ratio", "speedup", "memory", "rss", "pss", "mb", "mib", "gib", "s", "ms", "x", "×", "clips/s"}
+SPEED = {"seconds", "ratio", "speed", "speedup", "memory", "rss", "pss", "mb", "mib", "gib", "x", "×", "clips/s"}
 
 
 def is_speed(
     row: Any,  # a row of the table
 ) -> bool:
     "Whether a number tells of the machine and not of the data."
-    return row.unit.lower() in SPEED or not SPEED.isdisjoint(row.metric.lower().split("_"))
+    words = {row.unit.lower(), *row.metric.lower().split("_")}
+    return row.experiment.startswith("benchmarks") or not SPEED.isdisjoint(words)
 
 
 def notes_on(
@@ -545,13 +550,13 @@ def compare(
         notes = [notes_on(run, theirs[other.experiment, other.run]) for other in others]
         best = min(range(len(others)), key=lambda k: len(notes[k]), default=None)  # the one with the fewest differences
         if best is None:
-            rows.append(found | {"here": row.value, "verdict": "nothing committed"})
+            rows.append(found | {"here": row.value, "verdict": "nothing committed", "note": ""})
             continue
         there = others[best]
         rows.append(found | {"committed": there.value, "here": row.value, "difference": row.value - there.value,
                              "verdict": verdict(row, there), "note": notes[best]})  # fmt: skip
     table = pd.DataFrame(rows, columns=[*key, "committed", "here", "difference", "verdict", "note"])
-    return table.astype(dict.fromkeys(("committed", "here", "difference"), float)).fillna({"note": ""})
+    return table.astype(dict.fromkeys(("committed", "here", "difference"), float))
 
 
 def comparison_text(

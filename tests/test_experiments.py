@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -61,6 +62,15 @@ def registry(folder, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return load_registry(path)
+
+
+def attributes(page):
+    "Every address that a browser's parser finds in a page, by another way than the runner's."
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, pairs: found.extend(v or "" for k, v in pairs if k in ("src", "href"))
+    parser.feed(page)
+    return found
 
 
 def looks_finished(root):
@@ -185,7 +195,7 @@ def test_a_notebook_without_proper_parameters_is_an_error(tmp_path, cells, optio
 @pytest.mark.parametrize(
     ("names", "pairs", "words"),
     [
-        (["tyni"], [], "experiment 'tyni' is not known; did you mean 'tiny'?"),
+        (["tinny"], [], "experiment 'tinny' is not known; did you mean 'tiny'?"),
         ([], [], "no experiment was named"),
         (["tiny"], ["sed=1"], "parameter of tiny 'sed' is not known; did you mean 'seed'?"),
         (["tiny"], ["seed=one"], "parameter seed='one' is not a whole number"),
@@ -366,7 +376,7 @@ def test_the_page_asks_no_outside_address(done):
     _, folder, _ = done
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert outside_addresses(page) == [] and "<script" not in page
-    assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", page)
+    assert [address for address in attributes(page) if "//" in address.partition(",")[0]] == []
     assert "https://example.org/markdown" in page, "an address is written out"
     assert "A tiny run" in page and "Read this first." in page and done[0]["id"] in page
     assert page.count("<details") >= 3 and "TCP without encryption" not in page

@@ -27,11 +27,13 @@ def wav(path: Path, samples=TONE, rate=RATE, subtype="PCM_16") -> Path:
     return path
 
 
-def container(path: Path, audio: bool = True, video: bool = False, codec: str = "aac", seconds: int = 2, **options) -> Path:
+def container(
+    path: Path, audio: bool = True, video: bool = False, codec: str = "aac", seconds: int = 2, **options
+) -> Path:
     "A file made by FFmpeg, with a tone and a moving grey picture."
     av = pytest.importorskip("av")
     with av.open(str(path), "w", options=options) as out:
-        sound = out.add_stream(codec, rate=44_100) if audio else None
+        sound = out.add_stream(codec, rate=44_100, layout="mono") if audio else None
         picture = out.add_stream("mpeg4", rate=25) if video else None
         if picture:
             picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
@@ -174,18 +176,16 @@ def test_addresses_are_not_fetched():
 # ------------------------------------------------------------------ good files
 
 
-@pytest.mark.parametrize(
-    ("name", "subtype"),
-    [
-        ("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.wav", "PCM_U8"), ("a.wav", "ULAW"),
-        ("a.flac", "PCM_24"), ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III"), ("a.aiff", "PCM_16"), ("a.AU", "PCM_16"),
-    ],
-)  # fmt: skip
+FORMATS = [
+    ("a.wav", "PCM_16"), ("a.wav", "PCM_24"), ("a.wav", "FLOAT"), ("a.wav", "PCM_U8"), ("a.wav", "ULAW"),
+    ("a.flac", "PCM_24"), ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III"), ("a.aiff", "PCM_16"), ("a.AU", "PCM_16"),
+]  # fmt: skip
+CASES = [(*kind, channels) for kind in FORMATS for channels in (1, 2, 6) if channels < 3 or kind[0] != "a.mp3"]
+
+
+@pytest.mark.parametrize(("name", "subtype", "channels"), CASES)
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-@pytest.mark.parametrize("channels", [1, 2, 6])
 def test_any_format_rate_and_channels(tmp_path, name, subtype, rate, channels):
-    if channels > 2 and name.endswith("mp3"):
-        pytest.skip("MP3 has two channels")
     tone = 0.4 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)
     path = wav(tmp_path / name, np.tile(tone[:, None], channels), rate, subtype)
     sound = read_sound(path)
@@ -196,7 +196,10 @@ def test_any_format_rate_and_channels(tmp_path, name, subtype, rate, channels):
     assert (info.rate, info.channels) == (rate, channels) and info.seconds == pytest.approx(1, abs=0.08)
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.m4a", "aac"), ("a.mpg", "mp2"), ("a.avi", "mp3"), ("a.mov", "aac")])
+CONTAINERS = {"a.mp4": "aac", "a.mkv": "aac", "a.m4a": "aac", "a.mpg": "mp2", "a.avi": "mp3", "a.mov": "aac"}
+
+
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS.items())
 def test_sound_of_videos_and_other_containers(tmp_path, name, codec):
     video = not name.endswith("m4a")
     path = container(tmp_path / name, video=video, codec=codec)
@@ -229,7 +232,7 @@ def test_real_videos():
         info = probe(path)
         assert info.size and info.fps
         if info.rate:
-            assert check_sound(read_sound(path), path).seconds == pytest.approx(info.seconds, abs=0.5)
+            assert read_sound(path).seconds == pytest.approx(info.seconds, abs=0.5)
 
 
 # ------------------------------------------------------------------ writing and resampling
@@ -243,7 +246,12 @@ def test_write_then_read(tmp_path):
 
 
 def test_write_refusals_leave_nothing(tmp_path):
-    for name, samples, rate in [("a.txt", TONE, RATE), ("a.wav", TONE, None), ("a.wav", TONE[:0], RATE), ("a.wav", TONE * np.nan, RATE)]:
+    for name, samples, rate in [
+        ("a.txt", TONE, RATE),
+        ("a.wav", TONE, None),
+        ("a.wav", TONE[:0], RATE),
+        ("a.wav", TONE * np.nan, RATE),
+    ]:
         with pytest.raises(InputError):
             write_sound(tmp_path / name, samples, rate)
     (tmp_path / "file").write_text("x")
@@ -265,7 +273,9 @@ def test_resample_keeps_channels_and_length():
 
 # ------------------------------------------------------------------ the voice
 
-espeak = pytest.mark.skipif(__import__("importlib.util").util.find_spec("espeakng_loader") is None, reason="extra speech is not installed")
+espeak = pytest.mark.skipif(
+    __import__("importlib.util").util.find_spec("espeakng_loader") is None, reason="extra speech is not installed"
+)
 LINE = "Kids are talking by the door."
 
 
@@ -274,7 +284,7 @@ def fingerprint(speech) -> str:
 
 
 def spoken(seed: int) -> str:
-    return fingerprint(speak(LINE, seed=seed))
+    return fingerprint(speak(LINE, variant="f2", seed=seed))
 
 
 @espeak
@@ -331,11 +341,18 @@ def test_words_cover_the_text():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"language": "kz"}, "language 'kz' is not known"), ({"variant": "nobody"}, "voice variant 'nobody' is not known"),
-        ({"rate": 79}, "rate=79"), ({"rate": 451}, "rate=451"), ({"pitch": 100}, "pitch=100"), ({"pitch_range": -1}, "pitch_range=-1"),
-        ({"volume": 201}, "volume=201"), ({"seed": -1}, "seed=-1"), ({"rate": 100.0}, "rate=100.0"), ({"pich": 5}, "did you mean 'pitch'"),
+        ({"language": "kz"}, "language 'kz' is not known"),
+        ({"variant": "nobody"}, "voice variant 'nobody' is not known"),
+        ({"rate": 79}, "rate=79"),
+        ({"rate": 451}, "rate=451"),
+        ({"rate": 100.0}, "rate=100.0"),
+        ({"pitch": 100}, "pitch=100"),
+        ({"pitch_range": -1}, "pitch_range=-1"),
+        ({"volume": 201}, "volume=201"),
+        ({"seed": -1}, "seed=-1"),
+        ({"pich": 5}, "did you mean 'pitch'"),
     ],
-)  # fmt: skip
+)
 def test_orders_that_cannot_be_obeyed(how, message):
     with pytest.raises(InputError) as caught:
         speak(LINE, **how)
@@ -351,14 +368,15 @@ def test_nothing_to_say(text):
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     media.espeak_languages.cache_clear()
-    with pytest.raises(PackageError, match=r'mtep\[speech\]'):
+    with pytest.raises(PackageError, match=r"mtep\[speech\]"):
         speak(LINE)
-    with pytest.raises(PackageError, match=r'mtep\[speech\]'):
+    with pytest.raises(PackageError, match=r"mtep\[speech\]"):
         speak_all([Utterance(LINE)])
 
 
 def test_importing_media_loads_no_decoder():
-    code = "import sys, mtep.media; print([m for m in ('av', 'soundfile', 'soxr', 'espeakng_loader', 'torch') if m in sys.modules])"
+    heavy = ("av", "soundfile", "soxr", "espeakng_loader", "torch")
+    code = f"import sys, mtep.media; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
