@@ -91,7 +91,8 @@ def jsonable(
         return jsonable(thing.item())
     if isinstance(thing, float):
         return thing if abs(thing) < float("inf") else None
-    return str(thing)
+    text = str(thing)
+    return None if text in ("<NA>", "NaT") else text
 
 
 def emit(
@@ -226,7 +227,9 @@ def _option(*names: str, **more: Any) -> Any:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", autocompletion=complete_experiment, help="Experiments or groups.", show_default=False),
+    typer.Argument(
+        metavar="NAME", autocompletion=complete_experiment, help="Experiments or groups.", show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -236,17 +239,26 @@ Overrides = Annotated[
     ),
 ]  # fmt: skip
 JobCount = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Runs at a time.")]
-CoreCount = Annotated[int | None, _option("--jobs", "-j", min=1, metavar="N", help="Processes; one a core if not given.")]
-Engine = Annotated[str, typer.Option(metavar="ENGINE", help="Where runs are shared out: local (processes here) or dask.")]
+CoreCount = Annotated[
+    int | None, _option("--jobs", "-j", min=1, metavar="N", help="Processes; one a core if not given.")
+]
+Engine = Annotated[
+    str, typer.Option(metavar="ENGINE", help="Where runs are shared out: local (processes here) or dask.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again what has been run already.")]
-ListFlag = Annotated[bool, typer.Option("--list", "-l", help="Show what can be run, or the parameters of what is named.")]
+ListFlag = Annotated[
+    bool, typer.Option("--list", "-l", help="Show what can be run, or the parameters of what is named.")
+]
 ReportRoot = Annotated[Path | None, _option("--root", metavar="DIR", help="Folder of reports; see above if not given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 CorpusName = Annotated[
     str, typer.Argument(metavar="CORPUS", autocompletion=complete_corpus, help="A corpus; see `mtep data list`.")
 ]
 TrainedOn = Annotated[
-    str, typer.Option(metavar="CORPUS", autocompletion=complete_corpus, help="Corpus to learn from; auto is RAVDESS if found.")
+    str,
+    typer.Option(
+        metavar="CORPUS", autocompletion=complete_corpus, help="Corpus to learn from; auto is RAVDESS if found."
+    ),
 ]
 Places = Annotated[
     list[str], typer.Argument(metavar="CORPUS|FOLDER|FILE", autocompletion=complete_corpus, help="What to measure.")
@@ -257,9 +269,14 @@ Clips = Annotated[
 TablePath = Annotated[Path, typer.Option("--out", "-o", metavar="TABLE", help="Table to write: .csv or .parquet.")]
 OutFolder = Annotated[Path | None, _option("--out", "-o", metavar="DIR", help="Folder to write to.")]
 ModelFolder = Annotated[Path | None, _option("--model", "-m", metavar="DIR", help="Folder of a trained model.")]
-NewModel = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the model; replaced if it is there.")]
+NewModel = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the model; replaced if it is there.")
+]
 FeatureSet = Annotated[
-    str, typer.Option("--set", metavar="SET", autocompletion=complete_features, help="egemaps (88 values) or compare (6373).")
+    str,
+    typer.Option(
+        "--set", metavar="SET", autocompletion=complete_features, help="egemaps (88 values) or compare (6373)."
+    ),
 ]
 Kind = Annotated[str, typer.Option(metavar="KIND", help="forest or svm.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be used, and name them.")]
@@ -345,7 +362,12 @@ def key_figures(
     for m in [m for m in metrics if m["name"] in wanted][:most]:
         interval = "" if m.get("low") is None else f"{m['low']:.3f} to {m['high']:.3f}"
         named = {name: m.get(name) or "" for name in ("corpus", "protocol", "system")}
-        value = {"metric": m["name"], "value": f"{m['value']:.3f}", "unit": m.get("unit") or "", "95_%_interval": interval}
+        value = {
+            "metric": m["name"],
+            "value": f"{m['value']:.3f}",
+            "unit": m.get("unit") or "",
+            "95_%_interval": interval,
+        }
         rows.append(named | value)
     return rows
 
@@ -415,13 +437,18 @@ def run(
     root: ReportRoot = None,  # folder of reports
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Run experiments: notebooks with parameters.\n\nEach run leaves a report in reports/ of the checkout, or under --root."
+    """Run experiments: notebooks with parameters.
+
+    Each run leaves a report in reports/ of the checkout, or under `--root`.
+    """
     experiments = load_package("mtep.experiments")
     if listing:
         return list_experiments(experiments.load_registry(), names or [], as_json)
     if not names:
         known = ", ".join(experiments.load_registry().names)
-        raise InputError("mtep run", "was given no experiment", f"choose from {known}; `mtep run --list` describes them")
+        raise InputError(
+            "mtep run", "was given no experiment", f"choose from {known}; `mtep run --list` describes them"
+        )
     run_and_tell(names, parameter or [], report_root(root), jobs, engine, force, as_json)
 
 
@@ -432,7 +459,10 @@ def bench(
     root: ReportRoot = None,  # folder of reports
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Measure speed and memory on this machine.\n\nThe experiment `benchmarks`, into reports/ or --root."
+    """Measure speed and memory on this machine.
+
+    The experiment `benchmarks`, into reports/ or `--root`.
+    """
     run_and_tell(["benchmarks"], parameter or [], report_root(root), 1, "local", force, as_json)
 
 # %% ../nbs/33_cli.ipynb #cli-reports
@@ -479,7 +509,10 @@ def reports(
     publish: Publish = False,  # write the committed table
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Gather runs into tables and figures.\n\nTakes reports/local where it holds runs, and compares it with the committed ones."
+    """Gather runs into tables and figures.
+
+    Takes reports/local where it holds runs, and compares it with the committed ones.
+    """
     module, home = load_package("mtep.reports"), report_root(None)
     place = root or home if publish else local_or_committed(root)
     if publish:
@@ -566,7 +599,9 @@ def data_info(
     words = {key: ", ".join(value) if isinstance(value, list) else value for key, value in state.items()}
     words = {key: setting_text(value) if isinstance(value, dict) else value for key, value in words.items()}
     hidden = {"get"} if state["found"] else set()
-    facts = [{"fact": key, "value": value} for key, value in words.items() if key not in hidden and value not in ("", None)]
+    facts = [
+        {"fact": key, "value": value} for key, value in words.items() if key not in hidden and value not in ("", None)
+    ]
     table = "\n".join(text_table(facts).splitlines()[1:])
     emit(state, f"{LOUD}\n\n{table}" if state["synthetic"] else table, as_json)
 
@@ -599,7 +634,10 @@ def data_verify(
     listen: Listen = False,  # decode as well
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Compare a corpus with what was published.\n\nExits with 1 where something is wrong."
+    """Compare a corpus with what was published.
+
+    Exits with 1 where something is wrong.
+    """
     corpora = load_package("mtep.corpora")
     choose(name.partition(":")[0], corpora.RECIPES, "corpus")
     found = corpora.validate(corpora.load(name, on_error="skip"), listen)
@@ -690,7 +728,10 @@ def predict(
     skip_bad: SkipBad = False,  # leave out what cannot be used
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "Emotions of clips without labels.\n\nWith -o also features.csv and output.txt, a line `|file_id|01|…|08|` a clip."
+    """Emotions of clips without labels.
+
+    With `-o` also features.csv and output.txt, a line `|file_id|01|…|08|` a clip.
+    """
     forest = load_package("mtep.emotion.forest")
     forest.find_clips([place for place in places if not (Path(place) / "config.json").is_file()] or list(places))
     trained, clips = model_for(places, model, corpus, jobs)
@@ -701,7 +742,8 @@ def predict(
     for message in failed.values():
         remark(f"skipped: {message}")
     best = [
-        {"clip": str(name), "emotion": str(row.idxmax()), "probability": float(row.max())} for name, row in proba.iterrows()
+        {"clip": str(name), "emotion": str(row.idxmax()), "probability": float(row.max())}
+        for name, row in proba.iterrows()
     ]
     card = trained.card
     terms = f"{card.get('corpus', 'an unknown corpus')} ({card.get('licence', 'terms unknown')})"
@@ -742,7 +784,9 @@ def licence_of(
     "The terms a package states, in a few words."
     about = metadata.metadata(name)
     stated = about.get("License-Expression") or about.get("License") or ""
-    classified = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
+    classified = [
+        line.rpartition(" :: ")[2] for line in about.get_all("Classifier") or [] if line.startswith("License ::")
+    ]
     short = (stated.strip().splitlines() or [""])[0]
     fits = short if 0 < len(short) <= 60 and not short.startswith("Copyright") else ", ".join(classified)
     return TERMS.get(name, fits if fits not in ("", "OSI Approved") else "see its own files")
@@ -791,7 +835,9 @@ def advice_on(
             there = f"{package['package']} {package['version']} is here, {package['wanted']} is wanted"
             pip = f"mtep[{package['extras'][0]}]" if package["extras"] else wanted
             level = "note" if package["extras"] else "missing"
-            found.append({"level": level, "what": there if package["version"] else wanted, "remedy": f'pip install "{pip}"'})
+            found.append(
+                {"level": level, "what": there if package["version"] else wanted, "remedy": f'pip install "{pip}"'}
+            )
     missing = [state for state in corpora if not state["found"] and not state["synthetic"]]
     return found + [{"level": "note", "what": f"corpus {s['name']}", "remedy": s["get"]} for s in missing]
 
@@ -844,7 +890,10 @@ def checkup_text(
 def doctor(
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    "What is installed and found, on what terms.\n\nExits with 1 if something required is missing."
+    """What is installed and found, on what terms.
+
+    Exits with 1 if something required is missing.
+    """
     found = checkup()
     emit(found, checkup_text(found), as_json)
     if not found["ok"]:
@@ -856,7 +905,10 @@ def site(
     out: OutFolder = None,  # _docs of the checkout if not given; replaced
     root: ReportRoot = None,  # folder of reports
 ) -> None:
-    "Build the documentation and figure site.\n\nOffline, into _docs/ of the checkout or -o; shows the runs in reports/ or --root."
+    """Build the documentation and figure site.
+
+    Offline, into _docs/ of the checkout or `-o`; shows the runs in reports/ or `--root`.
+    """
     place = load_package("mtep.site").build_site(out, reports=root)
     typer.echo(f"open {shown_path(place / 'index.html')}")
 

@@ -376,7 +376,7 @@ def fewer_colours(
     image = load_package("PIL.Image")
     drawn = image.open(io.BytesIO(png)).convert("RGBA")
     clear = drawn.getextrema()[3][0] < 255
-    method = image.Quantize.FASTOCTREE if clear else image.Quantize.MEDIANCUT
+    method = image.Quantize.FASTOCTREE if clear else image.Quantize.MAXCOVERAGE
     small = io.BytesIO()
     (drawn if clear else drawn.convert("RGB")).quantize(most, method, dither=image.Dither.NONE).save(small, "PNG", optimize=True)
     return min(small.getvalue(), png, key=len)

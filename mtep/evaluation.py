@@ -211,7 +211,7 @@ def bootstrap(
     draws: int = 2000,  # resamples
     seed: int = 0,  # of the resampling
 ) -> dict[str, tuple[float, float]]:  # score to the ends of its 95 % interval
-    "95 % percentile intervals from resampling speakers."
+    "95 % percentile intervals from resampling speakers; none where a class is missing from over 5 % of the draws."
     labels = list(labels)
     parts = [confusion(p["truth"], p["predicted"], labels) for _, p in predictions.groupby("speaker", sort=True)]
     if len(parts) < 2:
@@ -219,6 +219,9 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=draws)
     counts = np.einsum("ds,sij->dij", weights, np.stack(parts))
+    occurs = counts.sum(axis=-1) > 0
+    if (occurs != occurs.any(axis=0)).any(axis=1).mean() > 0.05:
+        return {}  # a class that few speakers have is missing from many draws, and the draws are not comparable
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in scores_of(counts).items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 

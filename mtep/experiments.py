@@ -58,12 +58,13 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYL
            'check_mapping', 'check_variation', 'read_entry', 'registry_path', 'load_registry', 'Parameter',
            'read_notebook', 'is_parameters', 'assigned_names', 'parameters_of', 'read_text_as', 'cast',
            'check_parameters', 'module_file', 'parse_code', 'named_modules', 'used_modules', 'code_digest',
-           'corpus_names', 'corpora_of', 'weights_of', 'run_id', 'Job', 'parse_overrides', 'corpus_is_here',
-           'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary', 'add_view', 'outside_addresses',
-           'write_out_addresses', 'report_facts', 'add_contents', 'report_html', 'known_places', 'scrub',
-           'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise', 'git_state', 'machine',
-           'describe', 'scrub_files', 'lighten', 'write_report', 'claim', 'finished_run', 'sweep_drafts', 'perform',
-           'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask', 'run_all']
+           'corpus_names', 'check_protocols', 'corpora_of', 'weights_of', 'run_id', 'Job', 'parse_overrides',
+           'corpus_is_here', 'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary', 'add_view',
+           'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents', 'report_html', 'known_places',
+           'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise', 'git_state',
+           'machine', 'describe', 'scrub_files', 'lighten', 'write_report', 'claim', 'finished_run', 'sweep_drafts',
+           'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask',
+           'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Experiment:
     weights: list[str] = field(default_factory=list)  # files under mtep/assets whose content the run depends on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Registry:
     "What can be run, by name."
 
@@ -90,6 +91,9 @@ class Registry:
     def names(self) -> list[str]:
         "Every name that `plan` takes: experiments first, then groups."
         return [*self.experiments, *self.groups]
+
+    def __repr__(self) -> str:
+        return f"Registry({', '.join(self.names)})"
 
     def listing(self) -> list[dict[str, Any]]:
         "The registry as plain values, for a table or a program."
@@ -416,13 +420,25 @@ def corpus_names(
     return [part.strip() for text in texts if isinstance(text, str) for part in text.split(",") if part.strip()]
 
 
+def check_protocols(
+    corpus: Any,  # mtep.corpora.Corpus
+    parameters: dict[str, Any],  # of a run
+) -> None:
+    "Refuse a protocol that does not apply to the corpus before anything is run."
+    asked = parameters.get("protocol")
+    for name in asked.split(",") if isinstance(asked, str) else ():
+        if name.strip() not in ("", "all"):
+            load_package("mtep.evaluation").check_protocol(corpus, name.strip())
+
+
 def corpora_of(
     parameters: dict[str, Any],  # of a run
 ) -> list[dict[str, Any]]:  # name, digest, clips and synthetic of each
-    "The corpora a run reads, known by content; CorpusError where one is not found."
+    "The corpora a run reads, known by content; an error where one is not found or the protocol does not fit."
     found = []
     for name in corpus_names(parameters):
         corpus = load_package("mtep.corpora").load(name)
+        check_protocols(corpus, parameters)
         facts = {"digest": corpus.digest(), "clips": len(corpus), "synthetic": bool(corpus.synthetic)}
         found.append({"name": name} | facts)
     return found
@@ -507,11 +523,12 @@ def variation(
 ) -> tuple[dict[str, Any], dict[str, list], str]:  # parameters, sweep and a notice
     "Parameters and sweep of an experiment on this machine, the user's own values last."
     parameters, sweep, notice = experiment.parameters, experiment.sweep, ""
+    other = experiment.fallback["parameters"] if experiment.fallback else {}
     asked = [name for name in corpus_names(parameters) if "corpus" not in overrides]
-    missing = [name for name in asked if not corpus_is_here(name)] if experiment.fallback else []
-    if missing:
-        other = experiment.fallback["parameters"]
+    missing = [name for name in asked if not corpus_is_here(name)] if other else []
+    if missing or "corpus" in other and overrides.get("corpus") == [other["corpus"]]:
         parameters, sweep = parameters | other, experiment.fallback["sweep"] or sweep
+    if missing:
         notice = (
             f"SYNTHETIC: corpus {missing[0]} was not found, so {experiment.name} runs on "
             f"{other.get('corpus', 'other data')}. Set MTEP_DATA to the folder that holds {missing[0]} "
@@ -838,7 +855,7 @@ def machine() -> dict[str, Any]:
     text = info.read_text(encoding="utf-8", errors="replace") if info.is_file() else ""
     names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     cpu = names[0] if names else platform.processor() or platform.machine()
-    return {"system": platform.platform(terse=True), "machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count()}
+    return {"system": platform.system(), "machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count()}
 
 
 def describe(
@@ -900,7 +917,7 @@ def lighten(
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                picture = fewer_colours(base64.b64decode(output.data["image/png"]), 128)
+                picture = fewer_colours(base64.b64decode(output.data["image/png"]))
                 output.data["image/png"] = base64.b64encode(picture).decode("ascii")
 
 

@@ -23,16 +23,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mtep
-from .core import ExperimentError, InputError, choose, load_package, project_root, whole_folder, write_json, write_text
+from mtep.core import (
+    ExperimentError,
+    InputError,
+    choose,
+    load_package,
+    project_root,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 # %% auto #0
-__all__ = ['CHAPTERS', 'SYNTHETIC', 'BADGE', 'METRIC_HEADS', 'NOTHING', 'DOCUMENTS', 'RENDERERS', 'FETCHED', 'Page', 'read_cells',
-           'page_of', 'process_notebooks', 'definitions', 'shown_definition', 'fold', 'tidy_links', 'tidy_notebook',
-           'markdown_cell', 'raw_cell', 'raw_html', 'figure_captions', 'figures_of_run', 'html_table', 'Markup', 'link',
-           'run_titles', 'metric_rows', 'shown_columns', 'origin_rows', 'front_matter', 'figure_html', 'run_page',
-           'run_href', 'runs_page', 'card', 'gallery_page', 'results_page', 'Staged', 'settings_of', 'settle_links',
-           'stage_notebooks', 'front_page', 'stage_runs', 'stage', 'smalldocs_config', 'render_smalldocs',
-           'bootstrap_css', 'outside_requests', 'build_site', 'readme_cell', 'readme_text', 'write_readme']
+__all__ = ['CHAPTERS', 'SYNTHETIC', 'BADGE', 'METRIC_HEADS', 'LEFT', 'NOTHING', 'DOCUMENTS', 'RENDERERS', 'ADDRESS', 'FETCHED',
+           'Page', 'read_cells', 'plain', 'page_of', 'process_notebooks', 'definitions', 'shown_definition', 'fold',
+           'tidy_links', 'tidy_notebook', 'front_matter', 'markdown_cell', 'raw_html', 'figure_captions',
+           'figures_of_run', 'html_table', 'Markup', 'link', 'run_titles', 'metric_rows', 'shown_columns',
+           'origin_rows', 'figure_html', 'run_page', 'run_href', 'runs_page', 'card', 'gallery', 'gallery_page',
+           'results_page', 'Staged', 'settings_of', 'settle_links', 'stage_notebooks', 'front_page', 'stage_runs',
+           'stage', 'smalldocs_config', 'render_smalldocs', 'bootstrap_css', 'outside_requests', 'build_site',
+           'readme_cell', 'readme_text', 'write_readme']
 
 # %% ../nbs/32_site.ipynb #site-page
 CHAPTERS = {"0": "Foundations", "1": "Emotion", "2": "Speech", "3": "House", "4": "Experiments"}
@@ -60,6 +70,13 @@ def read_cells(
         raise InputError(f"notebook {path}", "cannot be read", "open it in JupyterLab and save it again") from error
 
 
+def plain(
+    text: str,  # one line of Markdown
+) -> str:
+    "A line without the marks of Markdown, for places that show text as it is."
+    return re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", lambda m: m[1] or "", text).strip()
+
+
 def page_of(
     path: str | Path,  # an .ipynb file
 ) -> Page:
@@ -72,7 +89,7 @@ def page_of(
     module = re.search(r"^#\| *default_exp +([\w.]+)", code, re.M)
     chapter = CHAPTERS.get(stem[0], "Further") if name != "index" else ""
     return Page(
-        name, title[1].strip() if title else name, line[1].strip() if line else "", chapter, Path(path).name,
+        name, plain(title[1]) if title else name, plain(line[1]) if line else "", chapter, Path(path).name,
         f"mtep.{module[1]}" if module else "",
     )  # fmt: skip
 
@@ -87,11 +104,26 @@ def process_notebooks(
     shutil.copy(project / "settings.ini", work)
     code = "from nbdev.serve import proc_nbs; proc_nbs(n_workers=0, force=True)"
     paths = [str(project), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8", "MTEP_PROGRESS": "0", "MPLBACKEND": "agg"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=work, env=env, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONIOENCODING": "utf-8",
+        "MTEP_PROGRESS": "0",
+        "MPLBACKEND": "agg",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=work,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     if done.returncode or not (work / "_proc").is_dir():
         reason = (done.stderr.strip().splitlines() or ["nothing was written"])[-1]
-        raise ExperimentError(f"notebooks in {project / 'nbs'}", f"could not be prepared: {reason}", "run nbdev_test to see where")
+        raise ExperimentError(
+            f"notebooks in {project / 'nbs'}", f"could not be prepared: {reason}", "run nbdev_test to see where"
+        )
     return work / "_proc"
 
 # %% ../nbs/32_site.ipynb #site-source
@@ -138,7 +170,9 @@ def fold(
 ) -> dict[str, Any]:
     "Fold the code of a cell that draws, or that is long."
     lines = [line for line in cell["source"].splitlines() if not line.startswith("#|")]
-    draws = any("image/png" in out.get("data", {}) or "image/svg+xml" in out.get("data", {}) for out in cell.get("outputs", []))
+    draws = any(
+        "image/png" in out.get("data", {}) or "image/svg+xml" in out.get("data", {}) for out in cell.get("outputs", [])
+    )
     if "code-fold" in cell["source"] or not (draws or len(lines) > most):
         return cell
     return {**cell, "source": f"#| code-fold: true\n#| code-summary: code\n{cell['source']}"}
@@ -163,8 +197,8 @@ def tidy_notebook(
     host: str = "",  # where nbdev thinks that the site is
 ) -> dict[str, Any]:  # a notebook
     "A processed notebook as a page."
-    front = {"title": page.title, "subtitle": page.subtitle, "description": page.subtitle}
-    found: list[dict] = [raw_cell("---\n" + "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in front.items()) + "\n---")]
+    head = front_matter(title=page.title, subtitle=page.subtitle, description=page.subtitle)
+    found: list[dict] = [{"cell_type": "raw", "metadata": {}, "source": head}]
     if page.module:
         about = f"{page.chapter} · notebook <code>{page.notebook}</code> · module <code>{page.module}</code>"
         found.append(markdown_cell(raw_html(f'<p class="mtep-about">{about}</p>')))
@@ -190,14 +224,20 @@ def tidy_notebook(
     return {"cells": found, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}
 
 
+def front_matter(
+    **values: Any,  # title, subtitle, description, toc, …
+) -> str:
+    "The head of a page; its texts are shown as they are, whatever they hold."
+    lines = []
+    for name, value in values.items():
+        value = html.escape(value, quote=False) if isinstance(value, str) else value
+        lines.append(f"{name.replace('_', '-')}: {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(["---", *lines, "---", ""])
+
+
 def markdown_cell(source: str) -> dict[str, Any]:
     "A cell of prose."
     return {"cell_type": "markdown", "metadata": {}, "source": source}
-
-
-def raw_cell(source: str) -> dict[str, Any]:
-    "A cell that holds a page's front matter."
-    return {"cell_type": "raw", "metadata": {}, "source": source}
 
 
 def raw_html(content: str) -> str:
@@ -226,7 +266,10 @@ def figures_of_run(
     paths = {path.stem: path for ending in ("*.png", "*.svg") for path in sorted((run / "figures").glob(ending))}
     order = {name: place for place, name in enumerate(captions)}
     names = sorted(paths, key=lambda name: (order.get(name, len(order)), name))
-    return [(f"figures/{paths[name].name}", captions.get(name) or name.replace("_", " ").replace("-", " ")) for name in names]
+    return [
+        (f"figures/{paths[name].name}", captions.get(name) or name.replace("_", " ").replace("-", " "))
+        for name in names
+    ]
 
 # %% ../nbs/32_site.ipynb #site-table
 def html_table(
@@ -272,7 +315,9 @@ def run_titles(
         named = [str(run.parameters[name]) for name in ("corpus", "protocol") if run.parameters.get(name)]
         siblings = [other for other in runs if other.experiment == run.experiment]
         for name, value in run.parameters.items():
-            if name not in ("corpus", "protocol", "jobs") and any(other.parameters.get(name) != value for other in siblings):
+            if name not in ("corpus", "protocol", "jobs") and any(
+                other.parameters.get(name) != value for other in siblings
+            ):
                 named.append(f"{name} {value}")
         titles[run.experiment, run.id] = " · ".join([run.experiment, *named])
     return titles
@@ -282,11 +327,12 @@ def metric_rows(
     run: Any,  # mtep.reports.Run
 ) -> list[list[str]]:
     "The numbers of a run as rows of a table."
-    return [
-        [m.corpus, m.protocol, m.system, m.name, f"{m.value:.3f}", "" if m.low is None else f"{m.low:.3f} – {m.high:.3f}",
-         "" if m.spread is None else f"{m.spread:.3f}", "" if m.n is None else str(m.n), m.unit]
-        for m in run.metrics
-    ]  # fmt: skip
+    rows = []
+    for m in run.metrics:
+        interval = "" if m.low is None else f"{m.low:.3f} – {m.high:.3f}"
+        spread, count = "" if m.spread is None else f"{m.spread:.3f}", "" if m.n is None else str(m.n)
+        rows.append([m.corpus, m.protocol, m.system, m.name, f"{m.value:.3f}", interval, spread, count, m.unit])
+    return rows
 
 
 METRIC_HEADS = ["corpus", "protocol", "system", "metric", "value", "95 % interval", "± sd", "n", "unit"]
@@ -306,7 +352,9 @@ def origin_rows(
 ) -> list[list[str]]:
     "Where a run came from: when, from what, on which machine, with which packages."
     computer = record.get("platform") or {}
-    corpora = "; ".join(f"{c['name']}, {c['clips']} clips, content {c['digest'][:12]}" for c in record.get("corpora", []))
+    corpora = "; ".join(
+        f"{c['name']}, {c['clips']} clips, content {c['digest'][:12]}" for c in record.get("corpora", [])
+    )
     rows = {
         "run on": record.get("started", "").replace("T", " ").replace("Z", " UTC"),
         "took": f"{record.get('seconds', 0):.1f} s",
@@ -315,26 +363,29 @@ def origin_rows(
         "corpus": corpora,
         "seed": "" if record.get("seed") is None else str(record["seed"]),
         "machine": ", ".join(str(computer[k]) for k in ("cpu", "system") if computer.get(k)),
-        "software": ", ".join(f"{k} {v}" for k, v in {"mtep": record.get("mtep"), "python": record.get("python"), **record.get("versions", {})}.items()),
+        "software": ", ".join(
+            f"{k} {v}"
+            for k, v in {
+                "mtep": record.get("mtep"),
+                "python": record.get("python"),
+                **record.get("versions", {}),
+            }.items()
+        ),
     }
     return [[name, value] for name, value in rows.items() if value]
 
 # %% ../nbs/32_site.ipynb #site-run-page
-def front_matter(
-    **values: Any,  # title, subtitle, description, toc, …
-) -> str:
-    "The head of a page."
-    return "---\n" + "\n".join(f"{k.replace('_', '-')}: {json.dumps(v, ensure_ascii=False)}" for k, v in values.items()) + "\n---\n"
-
-
 def figure_html(
     path: str,  # of the picture, seen from the page
     caption: str,  # below it
 ) -> str:
     "A picture with its caption."
-    name = html.escape(Path(path).stem)
-    return f'<figure class="mtep-figure" id="fig-{name}"><img src="{html.escape(path)}" alt="{html.escape(caption)}" loading="lazy">' \
-           f"<figcaption>{html.escape(caption)}</figcaption></figure>"  # fmt: skip
+    name, said = html.escape(Path(path).stem), html.escape(caption)
+    picture = f'<img src="{html.escape(path)}" alt="{said}" loading="lazy">'
+    return f'<figure class="mtep-figure" id="fig-{name}">{picture}<figcaption>{said}</figcaption></figure>'
+
+
+LEFT = {"report.html": "Full report", "result.json": "result", "run.json": "record", "predictions.csv": "predictions"}
 
 
 def run_page(
@@ -342,23 +393,26 @@ def run_page(
     title: str,  # from run_titles
 ) -> str:  # Markdown
     "The page of a run."
-    record, about = run.record, run.record.get("title") or run.experiment
-    files = [name for name in ("report.html", "result.json", "run.json", "predictions.csv") if (run.folder / name).is_file()]
-    words = {"report.html": "Full report", "result.json": "result", "run.json": "record", "predictions.csv": "predictions"}
+    about = run.record.get("title") or run.experiment
+    files = " ".join(link(words, name) for name, words in LEFT.items() if (run.folder / name).is_file())
+    place = f"{link('Runs', '../../../runs.html')} · run <code>{html.escape(run.id)}</code> · {run.date[:10]}"
+    warning = SYNTHETIC if run.synthetic else ""
     heads, rows = shown_columns(METRIC_HEADS, metric_rows(run))
+    words = sum(head in METRIC_HEADS[:4] for head in heads)
+    figures = [figure_html(path, caption) for path, caption in figures_of_run(run.folder)]
+    asked = [[name, str(value)] for name, value in run.parameters.items()]
     parts = [
         front_matter(title=title, subtitle=about, description=f"Run {run.id} of {run.experiment}: {about}"),
-        raw_html(f'<p class="mtep-about">{link("Runs", "../../../runs.html")} · run <code>{run.id}</code> · {run.date[:10]}</p>'),
-        raw_html((SYNTHETIC if run.synthetic else "") + '<p class="mtep-files">' + " ".join(link(words[n], n) for n in files) + "</p>"),
-        "## Results\n", raw_html(html_table(heads, rows, sum(h in METRIC_HEADS[:4] for h in heads))),
-        *[f"{note}\n" for note in run.result.get("notes", [])],
-    ]  # fmt: skip
-    figures = figures_of_run(run.folder)
-    if figures:
-        parts += ["## Figures\n", raw_html("\n".join(figure_html(path, caption) for path, caption in figures))]
-    asked = [[name, str(value)] for name, value in run.parameters.items()]
-    parts += ["## Parameters\n", raw_html(html_table(["parameter", "value"], asked, 2))]
-    parts += ["## Origin\n", raw_html(html_table(["", f"run {run.id}"], origin_rows(record), 2))]
+        raw_html(f'<p class="mtep-about">{place}</p>{warning}<p class="mtep-files">{files}</p>'),
+        "## Results\n",
+        raw_html(html_table(heads, rows, words)),
+        *(f"{note}\n" for note in run.result.get("notes", [])),
+        *(["## Figures\n", raw_html("\n".join(figures))] if figures else []),
+        "## Parameters\n",
+        raw_html(html_table(["parameter", "value"], asked, 2)),
+        "## Origin\n",
+        raw_html(html_table(["", f"run {run.id}"], origin_rows(run.record), 2)),
+    ]
     return "\n".join(parts)
 
 # %% ../nbs/32_site.ipynb #site-nothing
@@ -377,7 +431,9 @@ def runs_page(
     runs: list[Any],  # mtep.reports.Run
 ) -> str:  # Markdown
     "The list of all runs, the newest first; those that a newer one replaced are marked."
-    head = front_matter(title="Runs", subtitle="Every run with its parameters, its record and its report", toc=False, page_layout="full")
+    head = front_matter(
+        title="Runs", subtitle="Every run with its parameters, its record and its report", toc=False, page_layout="full"
+    )
     if not runs:
         return head + NOTHING
     titles, current, rows = run_titles(runs), load_package("mtep.reports").current_ids(runs), []
@@ -401,37 +457,42 @@ def card(
 ) -> str:
     "A figure in the gallery."
     text = text if len(text) < 180 else text[:175].rsplit(" ", 1)[0] + " …"
-    mark = f" {BADGE}" if synthetic else ""
-    return f'<a class="mtep-card" href="{html.escape(href)}"><img src="{html.escape(picture)}" alt="" loading="lazy">' \
-           f"<span class=\"mtep-card-title\">{html.escape(title)}{mark}</span><span>{html.escape(text)}</span></a>"  # fmt: skip
+    said = f'<span class="mtep-card-title">{html.escape(title)}{f" {BADGE}" if synthetic else ""}</span>'
+    shown = f'<img src="{html.escape(picture)}" alt="" loading="lazy">{said}<span>{html.escape(text)}</span>'
+    return f'<a class="mtep-card" href="{html.escape(href)}">{shown}</a>'
+
+
+def gallery(
+    cards: list[str],  # from card
+) -> str:  # Markdown
+    "Cards side by side, as many as fit."
+    return raw_html(f'<div class="mtep-gallery">{"".join(cards)}</div>')
 
 
 def gallery_page(
     runs: list[Any],  # mtep.reports.Run
     paper: dict[str, dict[str, Any]] | None = None,  # figures of the paper: name to caption and runs
 ) -> str:  # Markdown
-    "All figures, each leading to its run."
-    parts = [front_matter(title="Gallery", subtitle="Every figure, leading to the run that drew it", toc=False, page_layout="full")]
+    "All figures, each leading to its run; of runs with the same parameters the newest."
+    head = front_matter(
+        title="Gallery", subtitle="Every figure, leading to the run that drew it", toc=False, page_layout="full"
+    )
     current = load_package("mtep.reports").current_ids(runs)
-    runs = [run for run in runs if (run.experiment, run.id) in current]
-    titles = run_titles(runs)
     synthetic = {f"{run.experiment}/{run.id}" for run in runs if run.synthetic}
-    cards = [
-        card(f"paper/figures/{name}.svg", run_href(*about["runs"][0].split("/")) if about["runs"] else "results.html",
-             "Paper", about["caption"], bool(synthetic & set(about["runs"])))
-        for name, about in (paper or {}).items()
-    ]  # fmt: skip
-    if cards:
-        parts += ["## Paper\n", raw_html(f'<div class="mtep-gallery">{"".join(cards)}</div>')]
-    for experiment in dict.fromkeys(run.experiment for run in runs):
-        cards = [
-            card(f"runs/{experiment}/{run.id}/{path}", f"{run_href(experiment, run.id)}#fig-{Path(path).stem}", titles[run.experiment, run.id], caption, run.synthetic)
-            for run in runs if run.experiment == experiment
-            for path, caption in figures_of_run(run.folder)
-        ]  # fmt: skip
-        if cards:
-            parts += [f"## {experiment}\n", raw_html(f'<div class="mtep-gallery">{"".join(cards)}</div>')]
-    return "\n".join(parts if len(parts) > 1 else [*parts, NOTHING])
+    shelves: dict[str, list[str]] = {}
+    for name, about in (paper or {}).items():
+        href = run_href(*about["runs"][0].split("/")) if about["runs"] else "results.html"
+        made = card(f"paper/figures/{name}.svg", href, "Paper", about["caption"], bool(synthetic & set(about["runs"])))
+        shelves.setdefault("Paper", []).append(made)
+    titles = run_titles([run for run in runs if (run.experiment, run.id) in current])
+    for run in runs:
+        key = (run.experiment, run.id)
+        for path, caption in figures_of_run(run.folder) if key in current else ():
+            href = f"{run_href(*key)}#fig-{Path(path).stem}"
+            made = card(f"runs/{run.experiment}/{run.id}/{path}", href, titles[key], caption, run.synthetic)
+            shelves.setdefault(run.experiment, []).append(made)
+    parts = [text for title, cards in shelves.items() for text in (f"## {title}\n", gallery(cards))]
+    return "\n".join([head, *(parts or [NOTHING])])
 
 # %% ../nbs/32_site.ipynb #site-results
 def results_page(
@@ -446,13 +507,20 @@ def results_page(
     parts = [head]
     for part in reports.sections(reports.chosen_rows(table)):
         used = dict.fromkeys(zip(part["rows"].experiment, part["rows"].run, part["rows"].protocol))
-        sources = ", ".join(link(f"{experiment} {protocol}".strip(), run_href(experiment, run)) for experiment, run, protocol in used)
+        sources = ", ".join(
+            link(f"{experiment} {protocol}".strip(), run_href(experiment, run)) for experiment, run, protocol in used
+        )
         mark = SYNTHETIC if part["rows"].synthetic.any() else ""
         below = f'<p class="mtep-note">Runs: {sources}</p>'
-        parts += [f"## {part['title']}\n", raw_html(mark + html_table(part["heads"], part["cells"], part["words"]) + below)]
-    rows = [
-        [link(f"{run.experiment}", run_href(run.experiment, run.id)), *row] for run in runs for row in metric_rows(run)
-    ]
+        parts += [
+            f"## {html.escape(part['title'], quote=False)}\n",
+            raw_html(mark + html_table(part["heads"], part["cells"], part["words"]) + below),
+        ]
+    rows = []
+    for run in runs:
+        name = link(run.experiment, run_href(run.experiment, run.id))
+        name = Markup(f"{name} {BADGE}") if run.synthetic else name
+        rows += [[name, *row] for row in metric_rows(run)]
     heads, rows = shown_columns(["experiment", *METRIC_HEADS], rows)
     words = sum(h in ["experiment", *METRIC_HEADS[:4]] for h in heads)
     every = f"<details><summary>{len(rows)} numbers</summary>{html_table(heads, rows, words)}</details>"
@@ -468,7 +536,9 @@ class Staged:
     title: str = "MTEP"  # of the site
     description: str = ""  # one line
     repository: str = ""  # address of the source
-    sections: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)  # title to (text, file, one line) of its pages
+    sections: dict[str, list[tuple[str, str, str]]] = field(
+        default_factory=dict
+    )  # title to (text, file, one line) of its pages
     pages: list[str] = field(default_factory=list)  # files that become pages; all others are copied
 
 
@@ -559,7 +629,9 @@ def stage_runs(
     numbers = reports / "paper" / "numbers.json"
     if runs and numbers.is_file():
         paper = json.loads(numbers.read_text(encoding="utf-8")).get("figures", {})
-        paper = {name: about for name, about in paper.items() if (reports / "paper" / "figures" / f"{name}.svg").is_file()}
+        paper = {
+            name: about for name, about in paper.items() if (reports / "paper" / "figures" / f"{name}.svg").is_file()
+        }
         shutil.copytree(reports / "paper" / "figures", staged.folder / "paper" / "figures")
     if runs:
         write_text(staged.folder / "results.csv", module.table_of(runs).to_csv(index=False, lineterminator="\n"))
@@ -578,7 +650,9 @@ def stage(
     project = Path(project).absolute() if project else project_root()
     if project is None or not (project / "nbs").is_dir():
         where = project or Path.cwd()
-        raise InputError(f"folder {where}", "holds no notebooks", "build the site in a checkout of MTEP, which has nbs/")
+        raise InputError(
+            f"folder {where}", "holds no notebooks", "build the site in a checkout of MTEP, which has nbs/"
+        )
     reports, about = Path(reports).absolute() if reports else project / "reports", settings_of(project)
     if not reports.is_dir() and reports != project / "reports":
         raise InputError(f"folder {reports}", "is not there", "name a folder of reports")
@@ -598,7 +672,10 @@ def smalldocs_config(
     "What smalldocs must know, as its configuration file holds it."
     index = next(name for name in staged.pages if name.startswith("index."))
     top = [("Results", "results.md"), ("Gallery", "gallery.md"), ("Runs", "runs.md")]
-    start = {"section": "Overview", "contents": [{"text": staged.title, "href": index}, *({"text": t, "href": h} for t, h in top)]}
+    start = {
+        "section": "Overview",
+        "contents": [{"text": staged.title, "href": index}, *({"text": t, "href": h} for t, h in top)],
+    }
     chapters = [
         {"section": title, "contents": [{"text": text, "href": name} for text, name, _ in staged.sections[title]]}
         for title in [*CHAPTERS.values(), "Further", "Project"] if title in staged.sections
@@ -631,10 +708,14 @@ def render_smalldocs(
     for name in ("site.css", "favicon.svg"):
         shutil.copy(assets / name, staged.folder)
     yaml = load_package("yaml")
-    write_text(staged.folder / "_smalldocs.yml", yaml.safe_dump(smalldocs_config(staged), sort_keys=False, allow_unicode=True))
+    write_text(
+        staged.folder / "_smalldocs.yml", yaml.safe_dump(smalldocs_config(staged), sort_keys=False, allow_unicode=True)
+    )
     built = build(staged.folder, quiet=True)
     if built.warnings:
-        raise ExperimentError(f"site page {built.warnings[0]}", "could not be rendered as it is", "correct the notebook it comes from")
+        raise ExperimentError(
+            f"site page {built.warnings[0]}", "could not be rendered as it is", "correct the notebook it comes from"
+        )
     shutil.copytree(staged.folder / "_site", out, dirs_exist_ok=True)
 
 
@@ -647,12 +728,14 @@ def bootstrap_css() -> str:
 RENDERERS: dict[str, Callable[[Staged, Path], None]] = {"smalldocs": render_smalldocs}
 
 # %% ../nbs/32_site.ipynb #site-outside
+ADDRESS = r"[\"']?\s*((?:https?:)?//[^\"'\s>);]+)"
 FETCHED = (
-    r"<(?:script|img|iframe|source|video|audio|embed|track|input)\b[^>]*?\s(?:src|srcset|poster)\s*=\s*[\"']?\s*((?:https?:)?//[^\"'\s>]+)",
-    r"<link\b(?=[^>]*\brel\s*=\s*[\"']?(?:stylesheet|preload|prefetch|preconnect|modulepreload|icon|manifest)\b)[^>]*?\shref\s*=\s*[\"']?\s*((?:https?:)?//[^\"'\s>]+)",
-    r"<object\b[^>]*?\sdata\s*=\s*[\"']?\s*((?:https?:)?//[^\"'\s>]+)",
-    r"@import\s+(?:url\()?\s*[\"']?\s*((?:https?:)?//[^\"'\s);]+)",
-    r"\burl\(\s*[\"']?\s*((?:https?:)?//[^\"'\s)]+)",
+    rf"<(?:script|img|iframe|source|video|audio|embed|track|input)\b[^>]*?\s(?:src|srcset|poster)\s*=\s*{ADDRESS}",
+    r"<link\b(?=[^>]*\brel\s*=\s*[\"']?(?:stylesheet|preload|prefetch|preconnect|modulepreload|icon|manifest)\b)"
+    rf"[^>]*?\shref\s*=\s*{ADDRESS}",
+    rf"<object\b[^>]*?\sdata\s*=\s*{ADDRESS}",
+    rf"@import\s+(?:url\()?\s*{ADDRESS}",
+    rf"\burl\(\s*{ADDRESS}",
 )
 
 
@@ -686,7 +769,9 @@ def build_site(
         asked = outside_requests(draft)
         if asked:
             page, addresses = next(iter(asked.items()))
-            raise ExperimentError(f"site page {page}", f"would ask {addresses[0]}", "give it a copy that lies beside it")
+            raise ExperimentError(
+                f"site page {page}", f"would ask {addresses[0]}", "give it a copy that lies beside it"
+            )
     return out
 
 # %% ../nbs/32_site.ipynb #site-readme

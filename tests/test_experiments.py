@@ -5,26 +5,29 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 
 from mtep import experiments
-from mtep.core import CorpusError, ExperimentError, InputError, PackageError, StorageError
+from mtep.core import CorpusError, ExperimentError, InputError, PackageError, ProtocolError, StorageError
 from mtep.experiments import (
+    Parameter,
     broken_promise,
     cast,
     check_parameters,
     code_digest,
     load_registry,
     outside_addresses,
-    Parameter,
     parameters_of,
     plan,
     prepare,
@@ -166,7 +169,8 @@ def test_text_becomes_the_declared_type(kind, given, wanted):
     ("kind", "given"),
     [
         ("int", "1.5"), ("int", 1.0), ("int", True), ("int", ""), ("int", None), ("float", "fast"), ("float", "nan"),
-        ("bool", "maybe"), ("bool", 1), ("str", 5), ("list", "[1, 2"), ("list", {"a": 1}), ("dict", "[1]"), ("dict", "a"),
+        ("bool", "maybe"), ("bool", 1), ("str", 5), ("list", "[1, 2"), ("list", {"a": 1}), ("dict", "[1]"),
+        ("dict", "a"),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_refused_by_name(kind, given):
@@ -176,13 +180,16 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(kind, given):
     assert "such as 'the default'" in str(caught.value)
 
 
+UNTYPED = "seed = 1\n" + PARAMETERS.split("\n", 1)[1]
+
+
 @pytest.mark.parametrize(
     ("cells", "options", "words"),
     [
         ([PARAMETERS], {"parameters": None}, "has no cell tagged `parameters`"),
         ([RESULT], {"tag": "params"}, "has no cell tagged `parameters`"),
-        ([RESULT], {"parameters": "seed = 1\n" + PARAMETERS.split("\n", 1)[1]}, "parameter seed of 90_tiny.ipynb has no type"),
-        ([RESULT], {"parameters": PARAMETERS + "twice: int = 2 * 3\n"}, "parameter twice of 90_tiny.ipynb cannot be read"),
+        ([RESULT], {"parameters": UNTYPED}, "parameter seed of 90_tiny.ipynb has no type"),
+        ([RESULT], {"parameters": PARAMETERS + "twice: int = 2 * 3\n"}, "parameter twice of 90_tiny.ipynb cannot be"),
         ([RESULT], {"parameters": "seed: int = 1\n"}, "has no parameter out_dir"),
     ],
 )
@@ -222,8 +229,8 @@ def test_a_mistake_in_the_registrys_own_values_is_found(tmp_path):
 
 def test_sweeps_cross_and_overrides_replace_them(tmp_path):
     notebook(tmp_path, RESULT)
-    text = "groups: {g: [tiny, tiny]}\nexperiments: {tiny: {notebook: 90_tiny.ipynb, sweep: {seed: [1, 2], scale: [1, 2]}}}"
-    known = registry(tmp_path, text)
+    entry = "{notebook: 90_tiny.ipynb, sweep: {seed: [1, 2], scale: [1, 2]}}"
+    known = registry(tmp_path, f"groups: {{g: [tiny, tiny]}}\nexperiments: {{tiny: {entry}}}")
     assert len(plan(["g", "tiny"], registry=known)) == 4
     jobs = plan(["tiny"], ["seed=5", "scale=1", "scale=2", "scale=1.0"], known)
     assert [(job.parameters["seed"], job.parameters["scale"]) for job in jobs] == [(5, 1.0), (5, 2.0)]
@@ -282,6 +289,21 @@ def test_an_unknown_corpus_is_refused_with_the_nearest(no_data):
 def test_auto_is_resolved_before_the_run_is_named(no_data):
     (job,) = plan(["strict"], ["corpus=auto"], no_data)
     assert job.parameters["corpus"] == "synthetic"
+
+
+def test_a_protocol_is_checked_before_anything_runs(tmp_path, monkeypatch):
+    table = pd.DataFrame({"speaker": ["01", "02", "03"] * 2, "emotion": ["sad", "happy"] * 3})
+    corpus = SimpleNamespace(name="emodb", table=table)
+    experiments.check_protocols(corpus, {"protocol": "leave-one-speaker-out, all"})
+    with pytest.raises(InputError, match="did you mean 'luna5'"):
+        experiments.check_protocols(corpus, {"protocol": "leave-one-speaker-out,luna"})
+    with pytest.raises(ProtocolError, match="is defined for ravdess only; use one of: leave-one-speaker-out"):
+        experiments.check_protocols(corpus, {"protocol": "luna5"})
+
+
+def test_the_fallbacks_corpus_brings_the_fallbacks_sweep(no_data):
+    (job,) = plan(["kind"], ["corpus=synthetic"], no_data)
+    assert (job.parameters["seed"], job.notice) == (7, "")
 
 
 # the id ---------------------------------------------------------------------------------------------------------------
@@ -475,6 +497,27 @@ def test_no_permission_for_the_folder_of_reports(tmp_path, monkeypatch):
         run(path, {}, tmp_path / "reports")
 
 
+def test_the_commit_is_told_and_changes_outside_of_reports_are_too(tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    assert experiments.git_state(tmp_path) == ("", False)
+
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.org", *words], cwd=tmp_path, check=True)
+
+    (tmp_path / "nbs").mkdir()
+    (tmp_path / "nbs" / "a.txt").write_text("a", encoding="utf-8")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        git(*words)
+    commit, changed = experiments.git_state(tmp_path / "nbs")
+    assert len(commit) == 40 and not changed
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "new.txt").write_text("a", encoding="utf-8")
+    assert experiments.git_state(tmp_path / "nbs") == (commit, False)
+    (tmp_path / "nbs" / "a.txt").write_text("b", encoding="utf-8")
+    assert experiments.git_state(tmp_path / "nbs") == (commit, True)
+
+
 # many runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -497,7 +540,8 @@ def test_a_killed_worker_costs_only_its_own_run(tmp_path):
 
 def started(tmp_path, workers=1):
     "A process that has begun a run which would take a minute, and the run's kernel."
-    path = notebook(tmp_path, 'import os\nopen("kernel", "w").write(str(os.getpid()))\nimport time\ntime.sleep(60)', RESULT)
+    slow = 'import os, time\nopen("kernel", "w").write(str(os.getpid()))\ntime.sleep(60)'
+    path = notebook(tmp_path, slow, RESULT)
     script = (
         "from mtep.experiments import prepare, run_all\n"
         f"print(run_all([prepare({str(path)!r}, {{}})], {str(tmp_path / 'reports')!r}))"

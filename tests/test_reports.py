@@ -27,14 +27,14 @@ LABELS = ["neutral", "angry"]
 
 def put(root, name, experiment="forest", protocol="luna5", corpus="ravdess", value=0.5, day=1, synthetic=False, **more):
     "A run folder as the runner leaves it."
-    options = {"parameters": {}, "metrics": None, "digest": "d" * 64, "predictions": False, "system": "forest", "ends": True}
-    options |= more
+    options = {"parameters": {}, "metrics": None, "digest": "d" * 64, "predictions": False, "system": "forest"}
+    options |= {"ends": True} | more
     folder = root / experiment / name
     folder.mkdir(parents=True)
     metric = {"corpus": corpus, "protocol": protocol, "system": options["system"], "n": 4, "unit": "", "spread": 0.01}
     metric |= {"low": value - 0.1, "high": value + 0.1} if options["ends"] else {"low": None, "high": None}
-    metrics = options["metrics"] or [metric | {"name": "uar", "value": value}, metric | {"name": "war", "value": value + 0.01}]
-    result = {"experiment": experiment, "metrics": metrics, "synthetic": synthetic, "files": [], "notes": [], "params": {}}
+    pair = [metric | {"name": "uar", "value": value}, metric | {"name": "war", "value": value + 0.01}]
+    result = {"experiment": experiment, "metrics": options["metrics"] or pair, "synthetic": synthetic, "files": []}
     record = {
         "id": name, "experiment": experiment, "status": "ok", "started": f"2026-11-{day:02}T08:00:00Z", "mtep": "0.1.0",
         "parameters": {"corpus": corpus, "protocol": protocol, "trees": 300, "jobs": 2} | options["parameters"],
@@ -44,7 +44,8 @@ def put(root, name, experiment="forest", protocol="luna5", corpus="ravdess", val
     if options["predictions"]:
         table = pd.DataFrame({
             "file": ["a.wav", "b.wav"], "speaker": ["01", "02"], "fold": ["0", "1"], "protocol": protocol,
-            "system": options["system"], "truth": LABELS, "predicted": LABELS[::-1], "neutral": [0.1, 0.9], "angry": [0.9, 0.1],
+            "system": options["system"], "truth": LABELS, "predicted": LABELS[::-1],
+            "neutral": [0.1, 0.9], "angry": [0.9, 0.1],
         })  # fmt: skip
         table.to_csv(folder / "predictions.csv", index=False)
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
