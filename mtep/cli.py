@@ -25,13 +25,13 @@ import mtep
 from .core import InputError, MtepError, choose, load_package, package_versions, settings
 
 # %% auto #0
-__all__ = ['LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine', 'Force',
-           'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath', 'OutFolder',
-           'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD', 'TERMS',
-           'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors', 'examples', 'common',
+__all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine',
+           'Force', 'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath',
+           'OutFolder', 'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD',
+           'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors', 'examples', 'common',
            'complete_experiment', 'complete_corpus', 'complete_features', 'parameter_lines', 'complete_parameter',
-           'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome', 'key_figures', 'outcome_text',
-           'run_and_tell', 'run', 'bench', 'local_or_committed', 'comparison_rows', 'comparison_view', 'reports',
+           'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome', 'figure_text', 'key_figures',
+           'outcome_text', 'run_and_tell', 'run', 'bench', 'local_or_committed', 'comparison_view', 'reports',
            'tell_reports', 'corpus_state', 'data_list', 'data_info', 'data_get', 'data_verify', 'sounds_from',
            'features', 'model_for', 'predict', 'train', 'licence_of', 'packages', 'trained_files', 'advice_on',
            'checkup', 'checkup_text', 'doctor', 'site', 'main']
@@ -46,6 +46,9 @@ def steady_streams(
             stream.reconfigure(errors="replace")
 
 # %% ../nbs/33_cli.ipynb #cli-table
+NUMERIC = r"[+-]?[\d.,]*"  # also nothing
+
+
 def _cell(value: Any) -> str:
     "A value as a table shows it."
     if value is None or value != value:
@@ -63,7 +66,7 @@ def text_table(
     "Rows as a plain table: numbers to the right, the last column wrapped."
     columns = list(columns or (rows[0] if rows else ()))
     cells = [[name.replace("_", " ") for name in columns], *([_cell(row.get(c)) for c in columns] for row in rows)]
-    right = [bool(rows) and all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns]
+    right = [bool(rows) and all(re.fullmatch(NUMERIC, line[k]) for line in cells[1:]) for k in range(len(columns))]
     sizes = [max(map(len, column)) for column in zip(*cells)]
     if width is None:
         width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 10_000
@@ -302,12 +305,13 @@ def shown_path(
 
 # %% ../nbs/33_cli.ipynb #cli-listing
 def setting_text(
-    values: dict[str, Any],  # name to value, or to a list of values in a sweep
-    between: str = " ",  # what stands between two settings
-) -> str:  # such as corpus=ravdess trees=300
-    "Parameters as they would be typed."
-    texts = {k: "|".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in values.items()}
-    return between.join(f"{name}={text}" for name, text in texts.items())
+    values: dict[str, Any],  # name to value
+    sweep: dict[str, list] | None = None,  # name to values that are tried
+) -> str:  # such as corpus=ravdess pair=angry,happy protocol=luna5|random80
+    "Parameters as they would be typed; values that are swept have bars between them."
+    texts = {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()}
+    texts |= {name: "|".join(map(str, tried)) for name, tried in (sweep or {}).items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
 
 
 def list_experiments(
@@ -321,7 +325,7 @@ def list_experiments(
         choose(name, registry.names, "experiment")
     wanted = {member for name in names for member in registry.groups.get(name, [name])}
     entries = [e for e in registry.listing() if not wanted or e["name"] in wanted]
-    shown = [{**e, "parameters": setting_text({**e["parameters"], **e["sweep"]})} for e in entries]
+    shown = [{**e, "parameters": setting_text(e["parameters"], e["sweep"])} for e in entries]
     text = text_table(shown, ["name", "notebook", "runs", "title", "parameters"])
     if not names:
         groups = "\n".join(f"{group}: {', '.join(members)}" for group, members in registry.groups.items())
@@ -351,6 +355,13 @@ def outcome(
     return {**record, **found, "notes": result.get("notes", [])}
 
 
+def figure_text(
+    value: float,  # of a metric
+) -> str:
+    "A number with three decimals, or with none where it counts something."
+    return f"{value:.0f}" if abs(value) >= 2 and float(value).is_integer() else f"{value:.3f}"
+
+
 def key_figures(
     metrics: Sequence[dict],  # of a run, the most important first
     kinds: int = 2,  # how many kinds of metric are shown
@@ -364,7 +375,7 @@ def key_figures(
         named = {name: m.get(name) or "" for name in ("corpus", "protocol", "system")}
         value = {
             "metric": m["name"],
-            "value": f"{m['value']:.3f}",
+            "value": figure_text(m["value"]),
             "unit": m.get("unit") or "",
             "95_%_interval": interval,
         }
@@ -475,28 +486,21 @@ def local_or_committed(
     return root or (local if next(local.glob("*/*/run.json"), None) else home)
 
 
-def comparison_rows(
-    table: Any,  # from mtep.reports.compare
-) -> list[dict[str, Any]]:  # rows for a table
-    "Figures made here beside the committed ones, for reading."
-    rows = []
-    for row in table.to_dict("records"):
-        row = {name: None if value != value else value for name, value in row.items()}
-        gap = "" if row["difference"] is None else f"{row['difference']:+.4f}"
-        rows.append({**row, "committed": row["committed"], "here": row["here"], "difference": gap})
-    return rows
-
-
 def comparison_view(
-    rows: Sequence[dict],  # from comparison_rows
+    rows: Sequence[dict],  # from mtep.reports.compare
 ) -> str:
-    "The comparison as text, with its sum in one line."
-    if not rows:
-        return "Nothing to compare."
-    used = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    "Figures made here beside the committed ones, with the sum in one line."
     verdicts = [row["verdict"] for row in rows]
+    if {*verdicts} <= {"nothing committed"}:
+        return "Nothing is committed yet to compare them with."
+    shown = []
+    for row in rows:
+        gap = "" if row["difference"] is None else f"{row['difference']:+.4f}"
+        values = {name: "" if row[name] is None else f"{row[name]:.4f}" for name in ("committed", "here")}
+        shown.append({**row, **values, "difference": gap})
+    used = [name for name in shown[0] if any(row[name] not in (None, "") for row in shown)]
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
-    return f"{text_table(rows, used)}\n\n{len(rows)} figures compared: {counts or 'none'}."
+    return f"{text_table(shown, used)}\n\n{len(rows)} figures compared: {counts}."
 
 
 @app.command(epilog=examples(
@@ -526,7 +530,7 @@ def reports(
         found, rows = {"root": str(place), "runs": len(runs), "numbers": len(table), "files": []}, []
         found["synthetic"] = [f"{run.experiment}/{run.id}" for run in runs if run.synthetic]
     else:
-        found, rows = module.gather(place), comparison_rows(module.compare(place, home))
+        found, rows = module.gather(place), jsonable(module.compare(place, home).to_dict("records"))
     tell_reports(found, rows, place, as_json)
 
 

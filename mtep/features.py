@@ -353,7 +353,8 @@ class Worker:
         alone |= {"VECLIB_MAXIMUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
         command = [sys.executable, "-c", LAUNCH, paths, features, str(rate)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, env=os.environ | alone, **pipes)
+        unseen = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows would open a console
+        self.process = subprocess.Popen(command, env=os.environ | alone, creationflags=unseen, **pipes)
         self.names: list[str] = []
 
     def ask(

@@ -38,7 +38,7 @@ from mtep.core import (
 __all__ = ['CHAPTERS', 'SYNTHETIC', 'BADGE', 'METRIC_HEADS', 'LEFT', 'NOTHING', 'DOCUMENTS', 'RENDERERS', 'ADDRESS', 'FETCHED',
            'Page', 'read_cells', 'plain', 'page_of', 'process_notebooks', 'definitions', 'shown_definition', 'fold',
            'tidy_links', 'tidy_notebook', 'front_matter', 'markdown_cell', 'raw_html', 'figure_captions',
-           'figures_of_run', 'html_table', 'Markup', 'link', 'run_titles', 'metric_rows', 'shown_columns',
+           'figures_of_run', 'html_table', 'Markup', 'link', 'run_titles', 'number', 'metric_rows', 'shown_columns',
            'origin_rows', 'figure_html', 'run_page', 'run_href', 'runs_page', 'card', 'gallery', 'gallery_page',
            'results_page', 'Staged', 'settings_of', 'settle_links', 'stage_notebooks', 'front_page', 'stage_runs',
            'stage', 'smalldocs_config', 'render_smalldocs', 'bootstrap_css', 'outside_requests', 'build_site',
@@ -155,6 +155,7 @@ def shown_definition(
     "What nbdev says about a definition, with its source folded beneath it."
     text = "".join("".join(out["data"].get("text/markdown", "")) for out in cell["outputs"] if "data" in out)
     said = re.sub(r"\[source\]\([^)]*\)(\{[^}]*\})?\s*", "", text).strip().removeprefix("---").strip()
+    said = re.sub(r"^### *([\w.]+)$", r"### `\1`", said, count=1, flags=re.M)
     name = re.search(r"show_doc\(([\w.]+)", cell["source"])
     line, code = known.get(name[1] if name else "", (0, ""))
     shown = [markdown_cell(said)]
@@ -210,7 +211,7 @@ def tidy_notebook(
             continue
         for _, shown in sorted(waiting, key=lambda item: item[0]):
             found += shown
-            defined += re.findall(r"^### *(\w+)", shown[0]["source"], re.M)
+            defined += re.findall(r"^### *`(\w+)", shown[0]["source"], re.M)
         waiting = []
         if cell["cell_type"] == "code":
             found.append(fold(cell))
@@ -227,10 +228,13 @@ def tidy_notebook(
 def front_matter(
     **values: Any,  # title, subtitle, description, toc, …
 ) -> str:
-    "The head of a page; its texts are shown as they are, whatever they hold."
+    "The head of a page."
     lines = []
     for name, value in values.items():
-        value = html.escape(value, quote=False) if isinstance(value, str) else value
+        if name == "title":  # smalldocs reads title and description as Markdown
+            value = html.escape(value, quote=False)
+        if name == "description":
+            value = re.sub(r"[<>]", "", value)
         lines.append(f"{name.replace('_', '-')}: {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(["---", *lines, "---", ""])
 
@@ -281,7 +285,8 @@ def html_table(
 
     def cell(tag: str, place: int, value: Any) -> str:
         text = str(value) if isinstance(value, Markup) else html.escape("" if value is None else str(value))
-        kind = "" if place < words else ' class="number"'
+        short = ' class="short"' if len(str(value)) <= 24 else ""
+        kind = short if place < words else ' class="number"'
         return f"<{tag}{kind}>{text}</{tag}>"
 
     head = "".join(cell("th", k, name) for k, name in enumerate(heads))
@@ -323,6 +328,13 @@ def run_titles(
     return titles
 
 
+def number(
+    value: float,  # of a metric
+) -> str:
+    "A number with three decimals, or with none where it counts something."
+    return f"{value:.0f}" if abs(value) >= 2 and float(value).is_integer() else f"{value:.3f}"
+
+
 def metric_rows(
     run: Any,  # mtep.reports.Run
 ) -> list[list[str]]:
@@ -331,7 +343,7 @@ def metric_rows(
     for m in run.metrics:
         interval = "" if m.low is None else f"{m.low:.3f} – {m.high:.3f}"
         spread, count = "" if m.spread is None else f"{m.spread:.3f}", "" if m.n is None else str(m.n)
-        rows.append([m.corpus, m.protocol, m.system, m.name, f"{m.value:.3f}", interval, spread, count, m.unit])
+        rows.append([m.corpus, m.protocol, m.system, m.name, number(m.value), interval, spread, count, m.unit])
     return rows
 
 
@@ -441,7 +453,7 @@ def runs_page(
         key = (run.experiment, run.id)
         name = link(titles[key], run_href(*key)) + (f" {BADGE}" if run.synthetic else "")
         best = run.metrics[0] if run.metrics else None
-        figure = f"{best.name} {best.value:.3f} {best.system}" if best else ""
+        figure = f"{best.name} {number(best.value)} {best.system}" if best else ""
         what = run.record.get("title", "") + ("" if key in current else " (replaced by a newer run)")
         took = f"{run.record.get('seconds', 0):.0f} s"
         rows.append([Markup(f"{name}<br><small>{html.escape(what)}</small>"), figure, run.id, run.date[:10], took])
@@ -482,7 +494,8 @@ def gallery_page(
     shelves: dict[str, list[str]] = {}
     for name, about in (paper or {}).items():
         href = run_href(*about["runs"][0].split("/")) if about["runs"] else "results.html"
-        made = card(f"paper/figures/{name}.svg", href, "Paper", about["caption"], bool(synthetic & set(about["runs"])))
+        drawn, text = bool(synthetic & set(about["runs"])), f"From {', '.join(about['runs'])}"
+        made = card(f"paper/figures/{name}.svg", href, about["caption"], text, drawn)
         shelves.setdefault("Paper", []).append(made)
     titles = run_titles([run for run in runs if (run.experiment, run.id) in current])
     for run in runs:
@@ -499,7 +512,8 @@ def results_page(
     runs: list[Any],  # mtep.reports.Run
 ) -> str:  # Markdown
     "The tables of the paper, and every number beneath them."
-    head = front_matter(title="Results", subtitle="Every number with its corpus, its protocol, its system and its run")
+    line = "Every number with its corpus, its protocol, its system and its run"
+    head = front_matter(title="Results", subtitle=line, toc=False, page_layout="full")
     if not runs:
         return head + NOTHING
     reports = load_package("mtep.reports")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -281,7 +282,7 @@ def test_run_reports_and_publish(checkout):
     assert f"reports{os.sep}local" in again.stdout and "SYNTHETIC" not in again.output
 
     compared = typed("reports")
-    assert "nothing committed" in compared.stdout and "results.csv" in compared.stdout
+    assert "Nothing is committed yet" in compared.stdout and "results.csv" in compared.stdout
     assert (checkout / "reports" / "local" / "results.csv").is_file()
     assert not (checkout / "reports" / "results.csv").exists(), "only --publish writes the committed table"
     assert json.loads(typed("reports --json").stdout)["runs"] == 2
@@ -290,6 +291,9 @@ def test_run_reports_and_publish(checkout):
     assert "nothing written" in typed("reports --root reports").stdout
     assert not (checkout / "reports" / "results.csv").exists()
     assert json.loads(typed("reports --publish --json").stdout)["runs"] == 2
+    shutil.copytree(checkout / "reports" / "tiny", checkout / "reports" / "local" / "tiny")
+    compared = typed("reports").stdout
+    assert "+0.0000" in compared and "figures compared: " in compared and " same" in compared
     assert (checkout / "reports" / "results.csv").is_file()
 
 

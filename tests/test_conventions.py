@@ -61,8 +61,8 @@ def test_package_is_what_the_notebooks_export(tmp_path):
     copy = tmp_path / "project"
     keep = shutil.ignore_patterns(".venv", ".git", "reports", "data", "_docs", "_proc", "__pycache__", "*.egg-info")
     shutil.copytree(ROOT, copy, ignore=keep)
-    command = "from nbdev.export import nb_export; from nbdev.clean import nbdev_clean; from nbdev.export import nbdev_export; "
-    subprocess.run([sys.executable, "-c", command + "nbdev_export(); nbdev_clean()"], cwd=copy, check=True)
+    command = "from nbdev.clean import nbdev_clean; from nbdev.doclinks import nbdev_export; nbdev_export(); nbdev_clean()"
+    subprocess.run([sys.executable, "-c", command], cwd=copy, check=True)
     for folder, pattern in (("mtep", "*.py"), ("nbs", "*.ipynb")):
         for path in sorted((ROOT / folder).rglob(pattern)):
             same = copy / path.relative_to(ROOT)

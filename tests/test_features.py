@@ -73,7 +73,7 @@ def bad_file(kind, folder, good):
 
 BAD = {
     "empty": "is empty", "truncated": "is truncated", "text": "is not a sound", "folder": "is a folder", "silent": "is silent",
-    "short": "is too short", "header": "", "nan": "not numbers", "missing": "does not exist",
+    "short": "is too short", "header": ".", "nan": "not numbers", "missing": "does not exist",
 }  # fmt: skip
 
 
