@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -72,7 +71,8 @@ def bad_file(kind, folder, good):
 
 
 BAD = {
-    "empty": "is empty", "truncated": "is truncated", "text": "is not a sound", "folder": "is a folder", "silent": "is silent",
+    "empty": "is empty", "truncated": "is truncated", "text": "is not a sound", "folder": "is a folder",
+    "silent": "is silent",
     "short": "is too short", "header": ".", "nan": "not numbers", "missing": "does not exist",
 }  # fmt: skip
 
@@ -200,11 +200,12 @@ def test_contours(tones):
 
 def test_tables_come_back(tmp_path, tones):
     table = extract(tones[:3])
-    for name in ("t.csv", "t.parquet"):
-        path = write_table(table, tmp_path / "new folder" / name)
-        back = pd.read_csv(path, index_col="file", dtype=dict.fromkeys(table.columns, np.float32)) if name == "t.csv" else None
-        back = pd.read_parquet(path) if back is None else back
-        pd.testing.assert_frame_equal(back, table, check_flags=False)
+    types = dict.fromkeys(table.columns, np.float32)
+    spelled = pd.read_csv(write_table(table, tmp_path / "new folder" / "t.csv"), index_col="file", dtype=types)
+    whole = pd.read_parquet(write_table(table, tmp_path / "new folder" / "t.parquet"))
+    pd.testing.assert_frame_equal(spelled, table, check_flags=False)
+    pd.testing.assert_frame_equal(whole, table, check_flags=False)
+    assert whole.attrs == table.attrs
     with pytest.raises(InputError, match="use .parquet or .csv"):
         write_table(table, tmp_path / "t.txt")
 
@@ -378,7 +379,8 @@ def test_no_guard_is_needed(way, tmp_path, tones):
 
 
 def test_no_heavy_package_is_loaded():
-    code = "import sys, mtep.features; print(sorted({'torch', 'sklearn', 'opensmile', 'matplotlib'} & set(sys.modules)))"
+    heavy = {"torch", "sklearn", "opensmile", "matplotlib"}
+    code = f"import sys, mtep.features; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
