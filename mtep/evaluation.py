@@ -163,12 +163,12 @@ def confusion(
     labels: Iterable[str],  # all labels, in order
 ) -> np.ndarray:  # counts, rows are the truth, (labels, labels)
     "Count how often each label was taken for each."
-    labels = list(labels)
-    rows = pd.Categorical(list(truth), labels).codes
-    columns = pd.Categorical(list(predicted), labels).codes
-    if min(rows.min(initial=0), columns.min(initial=0)) < 0:
-        strange = sorted((set(truth) | set(predicted)) - set(labels))
+    labels, truth, predicted = list(labels), list(truth), list(predicted)
+    place = {label: k for k, label in enumerate(labels)}
+    strange = sorted({str(label) for label in {*truth, *predicted} - set(labels)})
+    if strange:
         raise InputError(f"labels {', '.join(map(repr, strange))}", "are not among the labels", f"use: {', '.join(labels)}")
+    rows, columns = [place[label] for label in truth], [place[label] for label in predicted]
     counts = np.zeros((len(labels), len(labels)), dtype=int)
     np.add.at(counts, (rows, columns), 1)
     return counts

@@ -155,7 +155,7 @@ def load_forest(
         model.labels, model.names, model.card = config["labels"], config["features"], config["card"]
         expected = config["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"model folder {folder}", "holds no readable config.json", "give a folder that save_forest wrote") from error
+        raise InputError(f"model folder {folder}", "holds no readable config.json", "give a folder written by `mtep train`") from error
     path = folder / "model.skops"
     if not path.is_file() or file_digest(path) != expected:
         raise InputError(f"model file {path}", "is missing or was changed after it was saved", "train or copy it again")
