@@ -266,6 +266,8 @@ TrainedOn = Annotated[
 Places = Annotated[
     list[str], typer.Argument(metavar="CORPUS|FOLDER|FILE", autocompletion=complete_corpus, help="What to measure.")
 ]
+
+# %% ../nbs/33_cli.ipynb #cli-options-2
 Clips = Annotated[
     list[str], typer.Argument(metavar="[MODEL] FOLDER|FILE", help="Clips, after a model's folder where there is one.")
 ]
@@ -382,7 +384,7 @@ def key_figures(
         rows.append(named | value)
     return rows
 
-
+# %% ../nbs/33_cli.ipynb #cli-outcome-2
 def outcome_text(
     found: dict[str, Any],  # from outcome
 ) -> str:
@@ -429,7 +431,7 @@ def run_and_tell(
         remark(f"\nmtep: {len(failed)} of {len(found)} runs failed")
         raise typer.Exit(1)
 
-
+# %% ../nbs/33_cli.ipynb #cli-run-2
 @app.command(epilog=examples(
     "mtep run --list                                what can be run",
     "mtep run forest --list                         which parameters it has",
@@ -502,7 +504,7 @@ def comparison_view(
     counts = ", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))
     return f"{text_table(shown, used)}\n\n{len(rows)} figures compared: {counts}."
 
-
+# %% ../nbs/33_cli.ipynb #cli-reports-2
 @app.command(epilog=examples(
     "mtep reports                          gather reports/local and compare with the committed runs",
     "mtep reports --root my_runs --json    for a program",
@@ -533,7 +535,7 @@ def reports(
         found, rows = module.gather(place), jsonable(module.compare(place, home).to_dict("records"))
     tell_reports(found, rows, place, as_json)
 
-
+# %% ../nbs/33_cli.ipynb #cli-reports-3
 def tell_reports(
     found: dict[str, Any],  # what was gathered
     rows: list[dict],  # the comparison; empty where there is none
@@ -583,7 +585,7 @@ def data_list(
     text = text_table(states, ["name", "clips", "speakers", "language", "licence", "where"])
     emit(states, f"{text}\n\nLooked in {settings().data} (MTEP_DATA).", as_json)
 
-
+# %% ../nbs/33_cli.ipynb #cli-data-2
 @data_app.command("info", epilog=examples("mtep data info ravdess", "mtep data info ravdess:four --json"))
 def data_info(
     name: CorpusName,  # corpus, with a label map after a colon if wanted
@@ -609,7 +611,7 @@ def data_info(
     table = "\n".join(text_table(facts).splitlines()[1:])
     emit(state, f"{LOUD}\n\n{table}" if state["synthetic"] else table, as_json)
 
-
+# %% ../nbs/33_cli.ipynb #cli-data-3
 @data_app.command("get", epilog=examples("mtep data get ravdess", "mtep data get emodb", "mtep data get synthetic"))
 def data_get(
     name: CorpusName,  # corpus
@@ -717,7 +719,7 @@ def model_for(
     remark(f"training on {name}, or taking from the cache what was trained before")
     return forest.train(name, jobs=jobs), list(places)
 
-
+# %% ../nbs/33_cli.ipynb #cli-predict-2
 @app.command(epilog=examples(
     "mtep predict my_clips/ -o out/                   trained on RAVDESS where it is found",
     "mtep predict my_clips/ -o out/ --corpus emodb    trained on another corpus",
@@ -757,7 +759,7 @@ def predict(
     plain = {"model": card, "probabilities": proba.to_dict("index"), "skipped": failed}
     emit(plain, f"{loud}{text_table(best)}\n\n{note}{wrote}", as_json)
 
-
+# %% ../nbs/33_cli.ipynb #cli-predict-3
 @app.command(epilog=examples("mtep train --corpus ravdess -o model/", "mtep train --corpus emodb --kind svm -o model/"))
 def train(
     out: NewModel,  # folder for the model
@@ -845,7 +847,7 @@ def advice_on(
     missing = [state for state in corpora if not state["found"] and not state["synthetic"]]
     return found + [{"level": "note", "what": f"corpus {s['name']}", "remedy": s["get"]} for s in missing]
 
-
+# %% ../nbs/33_cli.ipynb #cli-weights-2
 def checkup() -> dict[str, Any]:
     "Everything `mtep doctor` tells, as plain values."
     now, checked = settings(), packages()
@@ -889,7 +891,7 @@ def checkup_text(
     }
     return "\n\n".join([head, *(f"{title}\n{text}" for title, text in parts.items())])
 
-
+# %% ../nbs/33_cli.ipynb #cli-weights-3
 @app.command(epilog=examples("mtep doctor", "mtep doctor --json"))
 def doctor(
     as_json: JsonFlag = False,  # for a program

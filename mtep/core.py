@@ -225,6 +225,7 @@ def storage_errors(
             errno.EDQUOT: ("cannot be written: the quota is used up", "free some space or choose another folder"),
             errno.EACCES: ("cannot be written: permission denied", "choose a folder you may write to"),
             errno.EPERM: ("cannot be written: permission denied", "choose a folder you may write to"),
+            errno.ENOENT: ("cannot be written: its folder cannot be made", "choose a folder that exists"),
             errno.EROFS: ("cannot be written: the file system is read-only", "choose another folder"),
             errno.EEXIST: ("cannot be written: a part of its path is a file", "choose another folder"),
             errno.ENOTDIR: ("cannot be written: a part of its path is a file", "choose another folder"),

@@ -119,7 +119,7 @@ class FileFacts:
 # %% ../nbs/01_corpora.ipynb #corpora-corpus
 COLUMNS = ("file", "speaker", "gender", "emotion", "intensity", "text", "language", "seconds")
 
-
+# %% ../nbs/01_corpora.ipynb #corpora-corpus-2
 @dataclass(frozen=True, eq=False)
 class Corpus:
     "Utterances with their labels, and where they came from."
@@ -339,7 +339,7 @@ def archive_has(
     except zipfile.BadZipFile:
         return False
 
-
+# %% ../nbs/01_corpora.ipynb #corpora-audio-files-2
 def open_source(
     source: str | Path,  # a folder, an archive, or a folder that holds the archive
     parse: Callable[[str], Any],  # tells the archive of this corpus from others beside it
@@ -788,7 +788,7 @@ def is_archive_of(
     published = PurePosixPath(recipe.archive).stem
     return archive_has(path, lambda stem: {} if stem == published else recipe.parse(stem))
 
-
+# %% ../nbs/01_corpora.ipynb #corpora-find-2
 def is_stocked(
     folder: Path,  # named like a corpus
 ) -> bool:
@@ -828,7 +828,7 @@ def is_archive_of(
         return path.name == recipe.archive  # so that loading it tells what is wrong
     return any(isinstance(recipe.parse(name.stem), dict) or name.name == recipe.archive for name in names)
 
-
+# %% ../nbs/01_corpora.ipynb #corpora-find-3
 def find(
     name: str,  # corpus
 ) -> Path | None:  # folder or archive, or None

@@ -324,7 +324,7 @@ def cast(
         raise refusal
     return float(value) if parameter.kind == "float" else value
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-cast-2
 def check_parameters(
     values: dict[str, Any],  # name to value
     declared: dict[str, Parameter],  # of the notebook
@@ -443,7 +443,7 @@ def corpora_of(
         found.append({"name": name} | facts)
     return found
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-id-2
 def weights_of(
     names: Iterable[str],  # files under mtep/assets
 ) -> dict[str, str]:  # name to SHA-256
@@ -557,7 +557,7 @@ def prepare(
     name = run_id(notebook, values, corpora, known)
     return Job(experiment, title or experiment, notebook, values, name, corpora, known, notice)
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-plan-2
 def plan(
     names: Iterable[str],  # experiments and groups
     overrides: Iterable[str] = (),  # such as seed=1; one parameter several times is a sweep
@@ -857,7 +857,7 @@ def machine() -> dict[str, Any]:
     cpu = names[0] if names else platform.processor() or platform.machine()
     return {"system": platform.system(), "machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count()}
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-record-2
 def describe(
     job: Job,  # what was run
     draft: Path,  # where
@@ -981,7 +981,7 @@ def sweep_drafts(
     for draft in folder.parent.glob(f".{folder.name}*-*"):
         shutil.rmtree(draft, ignore_errors=True)
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-run-2
 def perform(
     job: Job,  # what to run
     folder: Path,  # where it shall lie

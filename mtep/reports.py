@@ -103,7 +103,7 @@ class Run:
         commit = self.record.get("commit", "")[:12]
         return f"{commit}+changes" if commit and self.record.get("dirty") else commit
 
-
+# %% ../nbs/31_reports.ipynb #reports-run-2
 def find_runs(
     root: str | Path = "reports",  # folder of reports
 ) -> list[Run]:  # by experiment, then by date
@@ -369,7 +369,7 @@ def draw_scores(
     ax.set_title(f"{rows.corpus.iloc[0]}: UAR with 95 % intervals", fontsize=9)
     return figure
 
-
+# %% ../nbs/31_reports.ipynb #reports-figures-2
 def draw_confusions(
     predictions: dict[str, pd.DataFrame],  # system to its predictions under one protocol
     title: str,  # corpus and protocol
@@ -403,7 +403,7 @@ def predictions_of(
     table = pd.read_csv(path, dtype=words, keep_default_na=False)
     return table[(table.protocol == protocol) & (table.system == system)]
 
-
+# %% ../nbs/31_reports.ipynb #reports-figures-3
 def figures_of(
     rows: pd.DataFrame,  # chosen rows
     runs: Iterable[Run],  # that they came from
@@ -527,7 +527,7 @@ def verdict(
         return "differs"
     return "within interval" if there.low <= here.value <= there.high else "outside"
 
-
+# %% ../nbs/31_reports.ipynb #reports-compare-2
 def compare(
     local: str | Path = "reports/local",  # folder of the reports made here
     committed: str | Path = "reports",  # folder of the reports that came with the project

@@ -190,7 +190,7 @@ def tidy_links(
         text = re.sub(r"\]\([\w.-]+\.html#(\w+)\)", lambda m: f"](#{m[1]})" if m[1] in own else m[0], text)
     return re.sub(r"\]\((?:nbs/)?(?:\d+[a-z]?_)?(\w+)\.ipynb", r"](\1.ipynb", text)
 
-
+# %% ../nbs/32_site.ipynb #site-tidy-2
 def tidy_notebook(
     cells: list[dict[str, Any]],  # processed by nbdev
     page: Page,  # what it is
@@ -224,7 +224,7 @@ def tidy_notebook(
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}}
     return {"cells": found, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}
 
-
+# %% ../nbs/32_site.ipynb #site-tidy-3
 def front_matter(
     **values: Any,  # title, subtitle, description, toc, …
 ) -> str:
@@ -349,7 +349,7 @@ def metric_rows(
 
 METRIC_HEADS = ["corpus", "protocol", "system", "metric", "value", "95 % interval", "± sd", "n", "unit"]
 
-
+# %% ../nbs/32_site.ipynb #site-run-2
 def shown_columns(
     heads: list[str],  # one for each column
     rows: list[list[Any]],  # cells
@@ -459,7 +459,7 @@ def runs_page(
         rows.append([Markup(f"{name}<br><small>{html.escape(what)}</small>"), figure, run.id, run.date[:10], took])
     return head + raw_html(html_table(["run", "first figure", "id", "date", "took"], rows, 4))
 
-
+# %% ../nbs/32_site.ipynb #site-nothing-2
 def card(
     picture: str,  # its address
     href: str,  # where it leads
@@ -480,7 +480,7 @@ def gallery(
     "Cards side by side, as many as fit."
     return raw_html(f'<div class="mtep-gallery">{"".join(cards)}</div>')
 
-
+# %% ../nbs/32_site.ipynb #site-nothing-3
 def gallery_page(
     runs: list[Any],  # mtep.reports.Run
     paper: dict[str, dict[str, Any]] | None = None,  # figures of the paper: name to caption and runs
@@ -708,7 +708,7 @@ def smalldocs_config(
         "toc": True, "toc-depth": 3, "toc-title": "On this page", "link-external-newwindow": False,
     }  # fmt: skip
 
-
+# %% ../nbs/32_site.ipynb #site-smalldocs-2
 def render_smalldocs(
     staged: Staged,  # from stage
     out: Path,  # an empty folder
