@@ -62,9 +62,9 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYL
            'corpus_is_here', 'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary', 'add_view',
            'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents', 'report_html', 'known_places',
            'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise', 'git_state',
-           'machine', 'describe', 'scrub_files', 'lighten', 'write_report', 'claim', 'finished_run', 'sweep_drafts',
-           'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask',
-           'run_all']
+           'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report', 'claim', 'finished_run',
+           'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes',
+           'in_dask', 'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -909,18 +909,38 @@ def scrub_files(
             if clean != value:
                 (write_json if path.suffix == ".json" else write_text)(path, clean)
 
+# %% ../nbs/30_experiments.ipynb #experiments-lighten
+def middle_out(
+    text: str,  # what a cell printed
+    most: int = 4000,  # characters kept
+) -> str:
+    "Leave out the middle of a long text, and say so."
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}\n… {len(text) - most} characters left out …\n{text[-(most // 2) :]}"
+
 
 def lighten(
     notebook: Any,  # executed NotebookNode, changed in place
 ) -> None:
-    "Store the pictures of a notebook with a palette, since its report holds each of them twice."
+    "Store pictures with a palette, since a report holds each of them twice, and cut endless printing short."
     for cell in notebook.cells:
+        kept: list[Any] = []
         for output in cell.get("outputs", []):
+            if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
+        for output in kept:
+            if output.output_type == "stream":
+                output.text = middle_out(output.text)
             if "image/png" in output.get("data", {}):
                 picture = fewer_colours(base64.b64decode(output.data["image/png"]))
                 output.data["image/png"] = base64.b64encode(picture).decode("ascii")
+        if cell.cell_type == "code":
+            cell.outputs = kept
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-write-report
 def write_report(
     job: Job,  # what was run
     draft: Path,  # folder that holds report.ipynb and what the notebook left

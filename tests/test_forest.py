@@ -81,7 +81,7 @@ def test_ravdess_figures(ravdess):
     inputs = extract(ravdess)
     found = {}
     for protocol in ("luna5", "random80"):
-        predictions = cross_validate(lambda: Forest(trees=100, jobs=2), inputs, ravdess, protocol, "forest")
+        predictions = cross_validate(lambda: Forest(trees=100), inputs, ravdess, protocol, "forest")
         found |= {metric.key: metric.value for metric in summarise(predictions, ravdess)}
     assert found["ravdess/random80/forest/war"] > 0.62
     assert 0.40 < found["ravdess/luna5/forest/uar"] < 0.52

@@ -42,7 +42,6 @@ def make_estimator(
     kind: str,  # forest or svm
     trees: int = 300,  # trees in the forest
     seed: int = 0,  # of the forest
-    jobs: int = 1,  # threads of the forest
 ) -> Any:  # an unfitted scikit-learn estimator
     "The classifier under a name, with its customary settings."
     choose(kind, KINDS, "classifier")
@@ -50,7 +49,7 @@ def make_estimator(
         if trees < 1:
             raise InputError(f"trees={trees}", "makes no forest", "use at least 1")
         ensemble = load_package("sklearn.ensemble")
-        return ensemble.RandomForestClassifier(trees, class_weight="balanced", random_state=seed, n_jobs=jobs)
+        return ensemble.RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
     pipeline = load_package("sklearn.pipeline")
     scaler = load_package("sklearn.preprocessing").StandardScaler()
     return pipeline.make_pipeline(scaler, load_package("sklearn.svm").SVC(C=1.0, class_weight="balanced"))
@@ -84,10 +83,9 @@ class Forest:
         kind: str = "forest",  # forest or svm
         trees: int = 300,  # trees in the forest
         seed: int = 0,  # of the forest
-        jobs: int = 1,  # threads of the forest
     ):
         self.settings = {"kind": kind, "trees": trees, "seed": seed}
-        self.estimator = make_estimator(kind, trees, seed, jobs)
+        self.estimator = make_estimator(kind, trees, seed)
         self.labels: list[str] = []
         self.names: list[str] = []
         self.card: dict[str, Any] = {}
@@ -180,14 +178,13 @@ def family_importance(
     trees: int = 300,  # trees in the forest
     repeats: int = 3,  # shuffles a fold
     seed: int = 0,  # of forest and shuffles
-    jobs: int = 1,  # threads
 ) -> pd.DataFrame:  # columns family, fold, loss: UAR lost, one row a shuffle
     "UAR lost when all features of one family are shuffled among the test clips."
     rng, rows, labels = np.random.default_rng(seed), [], list(corpus.labels)
     families = pd.Series({name: family(name) for name in inputs.columns})
     for fold in folds(corpus, protocol):
         truth = corpus.table["emotion"].to_numpy()
-        model = Forest("forest", trees, seed, jobs).fit(inputs.iloc[fold.train], truth[fold.train])
+        model = Forest("forest", trees, seed).fit(inputs.iloc[fold.train], truth[fold.train])
         test = inputs.iloc[fold.test]
 
         def uar(table: pd.DataFrame) -> float:
@@ -217,7 +214,7 @@ def train(
     folder = settings().cache / "models" / f"{kind}-{corpus.name}-{key}"
     if (folder / "config.json").is_file():
         return load_forest(folder)
-    model = Forest(kind, trees, seed, jobs=jobs or 1).fit(extract(corpus, jobs=jobs), corpus.table["emotion"])
+    model = Forest(kind, trees, seed).fit(extract(corpus, jobs=jobs), corpus.table["emotion"])
     model.card = {
         "corpus": corpus.name, "digest": corpus.digest(), "clips": len(corpus), "licence": corpus.licence,
         "synthetic": corpus.synthetic, "feature_set": "egemaps",
