@@ -789,46 +789,6 @@ def is_archive_of(
     return archive_has(path, lambda stem: {} if stem == published else recipe.parse(stem))
 
 # %% ../nbs/01_corpora.ipynb #corpora-find-2
-def is_stocked(
-    folder: Path,  # named like a corpus
-) -> bool:
-    "Whether a folder holds sound or an archive, and not just what a broken download left."
-    endings = (*AUDIO_ENDINGS, ".zip")
-    return any(path.suffix.lower() in endings and not path.name.startswith(".") for path in folder.rglob("*"))
-
-
-def holds(
-    folder: Path,  # looked into
-    recipe: Recipe,  # whose clips are wanted
-    depth: int,  # how many folders down
-) -> bool:
-    "Whether a folder holds a clip of a corpus, not too far down."
-    for here, folders, files in os.walk(folder):
-        if any(
-            Path(file).suffix.lower() in AUDIO_ENDINGS and isinstance(recipe.parse(Path(file).stem), dict)
-            for file in files
-        ):
-            return True
-        level = len(Path(here).relative_to(folder).parts)
-        folders[:] = [] if level >= depth else sorted(name for name in folders if not name.startswith("."))
-    return False
-
-
-def is_archive_of(
-    path: Path,  # any file
-    recipe: Recipe,  # whose clips are wanted
-) -> bool:
-    "Whether a file is a zip archive with a corpus's clips in it, or with its published archive."
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist()]
-    except zipfile.BadZipFile:
-        return path.name == recipe.archive  # so that loading it tells what is wrong
-    return any(isinstance(recipe.parse(name.stem), dict) or name.name == recipe.archive for name in names)
-
-# %% ../nbs/01_corpora.ipynb #corpora-find-3
 def find(
     name: str,  # corpus
 ) -> Path | None:  # folder or archive, or None

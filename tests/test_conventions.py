@@ -57,6 +57,13 @@ def test_exported_functions_are_documented(path):
                 assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
+def test_no_module_defines_a_name_twice():
+    for path in sorted((ROOT / "mtep").rglob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        assert len(names) == len(set(names)), f"{path.name}: {sorted({n for n in names if names.count(n) > 1})}"
+
+
 def test_package_is_what_the_notebooks_export(tmp_path):
     copy = tmp_path / "project"
     keep = shutil.ignore_patterns(".venv", ".git", "reports", "data", "_docs", "_proc", "__pycache__", "*.egg-info")
