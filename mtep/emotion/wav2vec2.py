@@ -25,6 +25,7 @@ from mtep.core import (
     InputError,
     Metric,
     choose,
+    digest,
     file_digest,
     load_package,
     progress,
@@ -33,7 +34,16 @@ from mtep.core import (
     write_text,
 )
 from ..corpora import Corpus
-from ..encoders import Encoder, change_speed, embed, load_encoder, pooled, trim_silence, windows
+from mtep.encoders import (
+    WINDOW_SECONDS,
+    Encoder,
+    change_speed,
+    check_layers,
+    embed,
+    load_encoder,
+    pooled,
+    trim_silence,
+)
 from ..evaluation import Fold, folds
 from ..media import check_sound, read_sound
 from mtep.training import (
@@ -54,10 +64,11 @@ from mtep.training import (
 # %% auto #0
 __all__ = ['KINDS', 'PRIOR', 'PRIOR_SPREAD', 'FEWEST', 'LIMITS', 'Discriminant', 'FrozenHead', 'make_classifier', 'checked',
            'softmax', 'default_layers', 'hear', 'stacked', 'cross_validate_heads', 'as_predictions', 'speaker_parts',
-           'best_temperature', 'temperature_of', 'Usual', 'enrol_at_random', 'fit_enrolled', 'enrolment_curve',
+           'best_temperature', 'temperature_of', 'among', 'Usual', 'enrol_at_random', 'fit_enrolled', 'enrolment_curve',
            'Linear', 'VoiceModel', 'train_voice', 'enrolled_temperature', 'save_voice_model', 'model_card',
-           'load_voice_model', 'assemble', 'AttentiveHead', 'ProbeHead', 'weighted_moments', 'VoiceNet', 'blank_frames',
-           'block_names', 'tuning_plan', 'read_clip', 'clip_batches', 'first_net', 'train_net', 'cross_validate_nets']
+           'load_voice_model', 'read_voice_config', 'assemble', 'AttentiveHead', 'ProbeHead', 'weighted_moments',
+           'VoiceNet', 'blank_frames', 'block_names', 'tuning_plan', 'read_clip', 'clip_batches', 'first_net',
+           'train_net', 'cross_validate_nets']
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-discriminant
 class Discriminant:
@@ -113,9 +124,11 @@ class FrozenHead:
     ) -> FrozenHead:
         "Learn from labelled clips; at least two labels are needed."
         values, truth = checked(table), np.asarray(emotions, dtype=str)
+        if len(truth) != len(values):
+            raise InputError(f"{len(truth)} labels", f"do not fit {len(values)} clips", "give one label a clip")
         if len(np.unique(truth)) < 2:
             reason = "leaves nothing to tell apart"
-            raise CorpusError(f"a corpus with the labels {sorted(set(truth))}", reason, "add clips of a second emotion")
+            raise CorpusError(f"a corpus with the one label {truth[0]}", reason, "add clips of a second emotion")
         self.names, self.mean, self.spread = list(table.columns), values.mean(axis=0), values.std(axis=0) + 1e-6
         self.estimator = make_classifier(self.kind, self.strength).fit((values - self.mean) / self.spread, truth)
         self.labels = [str(label) for label in self.estimator.classes_]
@@ -195,7 +208,7 @@ def hear(
     "Pooled hidden states of a corpus, at one speed or several."
     if not len(speeds) or speeds[0] != 1:
         raise InputError(f"speeds {list(speeds)}", "do not begin with 1", "name 1.0 first: tests are made at it")
-    layers = default_layers(encoder) if layers is None else list(layers)
+    layers = default_layers(encoder) if layers is None else [int(layer) for layer in layers]
     return [embed(corpus, encoder, layers, speed=speed) for speed in speeds]
 
 
@@ -241,7 +254,7 @@ def as_predictions(
 # %% ../../nbs/11_wav2vec2.ipynb #voice-warmth
 def speaker_parts(
     speakers: Sequence[str],  # of each training clip, (n,)
-    parts: int = 4,  # at most; fewer where there are fewer speakers
+    parts: int = 6,  # at most; fewer where there are fewer speakers
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # positions to learn from, and to judge on
     "Deal whole speakers into parts, each judged once."
     speakers = np.asarray(speakers)
@@ -275,12 +288,22 @@ def temperature_of(
     "The temperature of a head, found on its training speakers."
     table = corpus.table.iloc[rows]
     emotion, scores, truth = table["emotion"].to_numpy(), [], []
+    labels = np.unique(emotion.astype(str))
     for fit, judged in speaker_parts(table["speaker"]):
         head = make().fit(stacked(heard, rows[fit]), np.tile(emotion[fit], len(heard)))
-        known = np.isin(emotion[judged], head.labels)
-        scores.append(head.scores(heard[0].iloc[rows[judged[known]]]))
-        truth.append(np.searchsorted(head.labels, emotion[judged[known]]))
+        judged = judged[np.isin(emotion[judged], head.labels)]
+        scores.append(among(labels, head, head.scores(heard[0].iloc[rows[judged]])))
+        truth.append(np.searchsorted(labels, emotion[judged]))
     return best_temperature(np.concatenate(scores), np.concatenate(truth))
+
+
+def among(
+    labels: Sequence[str],  # all there are
+    head: FrozenHead,  # which may have met fewer
+    scores: np.ndarray,  # of that head, (n, its labels)
+) -> np.ndarray:  # (n, labels)
+    "Scores of all labels; one that a head has never met gets nothing of the probability."
+    return pd.DataFrame(scores, columns=head.labels).reindex(columns=labels, fill_value=-np.inf).to_numpy()
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-enrol
 PRIOR, PRIOR_SPREAD = 3.0, 20.0  # clips that the training speakers' mean and deviation count for
@@ -440,7 +463,8 @@ class VoiceModel:
         "Pooled hidden states, silence trimmed."
         ready = [[self.encoder.prepare(trim_silence(clip))] for clip in clips]
         found = pooled(self.encoder, ready, self.layers) if ready else []
-        return np.stack([states.reshape(-1) for states in found]) if found else np.empty((0, self.stranger.weight.shape[1]))
+        nothing = np.empty((0, self.stranger.weight.shape[1]), np.float32)
+        return np.stack([states.reshape(-1) for states in found]) if found else nothing
 
     def proba(
         self,
@@ -448,13 +472,15 @@ class VoiceModel:
         own: np.ndarray | None = None,  # of other clips of the same speaker, without labels, (k, d)
     ) -> np.ndarray:  # (n, labels), rows sum to 1
         "Calibrated probabilities; fewer own clips than FEWEST are not used."
-        vectors = np.asarray(vectors, dtype=np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.stranger.weight.shape[1]:
-            wanted = f"(clips, {self.stranger.weight.shape[1]})"
-            raise InputError(f"vectors of shape {vectors.shape}", f"are not {wanted}", "use this model's own `vectors`")
-        if own is None or len(own) < FEWEST or self.enrolled is None:
+        vectors, size = np.asarray(vectors, dtype=np.float32), self.stranger.weight.shape[1]
+        own = vectors[:0] if own is None else np.asarray(own, dtype=np.float32)
+        for given in (vectors, own):
+            if given.ndim != 2 or given.shape[1] != size:
+                found = f"vectors of shape {given.shape}"
+                raise InputError(found, f"are not (clips, {size})", "use this model's own `vectors`")
+        if len(own) < FEWEST or self.enrolled is None:
             return self.stranger.proba(vectors)
-        return self.enrolled.proba(self.usual.relative(vectors, np.asarray(own, dtype=np.float32)))
+        return self.enrolled.proba(self.usual.relative(vectors, own))
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-train
 def train_voice(
@@ -466,7 +492,7 @@ def train_voice(
     seed: int = 0,  # of the enrolment draws
 ) -> VoiceModel:
     "A model of a whole corpus; its temperatures come from speakers held out in turn."
-    layers = default_layers(encoder) if layers is None else list(layers)
+    layers = default_layers(encoder) if layers is None else [int(layer) for layer in layers]
     heard, rows = hear(corpus, encoder, layers, speeds), np.arange(len(corpus))
     emotion = corpus.table["emotion"].to_numpy()
     make = partial(FrozenHead, "discriminant", shrinkage)
@@ -493,12 +519,14 @@ def enrolled_temperature(
 ) -> float:
     "The temperature of the head for enrolled speakers, found on speakers held out in turn."
     emotion, speaker, scores, truth = corpus.table["emotion"].to_numpy(), corpus.table["speaker"].to_numpy(), [], []
+    labels = np.unique(emotion.astype(str))
     for fit, judged in speaker_parts(speaker):
         rng = np.random.default_rng(seed)
         head, usual = fit_enrolled(heard, corpus, fit, rng, shrinkage=shrinkage)
         judged = judged[np.isin(emotion[judged], head.labels)]
-        scores.append(head.scores(enrol_at_random(heard[0].iloc[judged], speaker[judged], usual, rng)))
-        truth.append(np.searchsorted(head.labels, emotion[judged]))
+        own = enrol_at_random(heard[0].iloc[judged], speaker[judged], usual, rng)
+        scores.append(among(labels, head, head.scores(own)))
+        truth.append(np.searchsorted(labels, emotion[judged]))
     return best_temperature(np.concatenate(scores), np.concatenate(truth))
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-save
@@ -561,47 +589,78 @@ def load_voice_model(
     encoder: Encoder | None = None,  # already loaded, if there is one
 ) -> VoiceModel:
     "Read a model back, with the encoder it was trained on; nothing in it is executed."
-    folder = load_package("mtep.weights").resolve(str(name))
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config["type"] != "mtep.emotion.wav2vec2":
-            raise InputError(f"model folder {folder}", f"holds a model of another kind ({config['type']})", "give a voice model")
-        wanted, labels, layers, warm = config["encoder"], list(config["labels"]), list(config["layers"]), config["temperatures"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        remedy = "give a folder written by save_voice_model"
-        raise InputError(f"model folder {folder}", "holds no readable config.json of a voice model", remedy) from error
-    head = folder / "head.safetensors"
+    folder = load_package("mtep.weights").resolve(name)
+    config = read_voice_config(folder)
+    head, wanted = folder / "head.safetensors", config["encoder"]
     if not head.is_file() or file_digest(head) != config.get("sha256"):
         raise InputError(f"model file {head}", "is missing or was changed after it was saved", "train or copy it again")
+    try:
+        tensors = load_package("safetensors.numpy").load_file(head)
+    except load_package("safetensors").SafetensorError as error:
+        reason = f"cannot be read as safetensors ({error})"
+        raise InputError(f"model file {head}", reason, "train or copy it again") from error
     encoder = encoder or load_encoder(wanted["name"], device)
     if encoder.digest != wanted["digest"]:
         reason = f"was trained on another encoder ({wanted['name']}, {wanted['digest'][:12]}) than {encoder.name}"
         raise InputError(f"head {folder.name}", reason, "load that encoder, or train a head for this one")
-    return assemble(load_package("safetensors.numpy").load_file(head), encoder, labels, layers, warm, config)
+    return assemble(tensors, encoder, config)
+
+
+def read_voice_config(
+    folder: Path,  # of a voice model
+) -> dict[str, Any]:
+    "A voice model's `config.json`, every entry of the kind it must be."
+
+    def numbers(values: Any, kinds: tuple[type, ...]) -> bool:
+        "Whether it is a list of values of these kinds."
+        return isinstance(values, list) and all(type(value) in kinds for value in values)
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, encoder, labels = config["type"], config["encoder"], config["labels"]
+        whole = {
+            "encoder": isinstance(encoder["name"], str) and isinstance(encoder["digest"], str),
+            "labels": numbers(labels, (str,)) and len(set(labels)) == len(labels) > 0,
+            "layers": numbers(config["layers"], (int,)),
+            "temperatures": numbers(config["temperatures"], (int, float)) and len(config["temperatures"]) == 2,
+            "card": isinstance(config.setdefault("card", {}), dict),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "give a folder written by save_voice_model"
+        raise InputError(f"model folder {folder}", "holds no readable config.json of a voice model", remedy) from error
+    if kind != "mtep.emotion.wav2vec2":
+        raise InputError(f"model folder {folder}", f"holds a model of another kind ({kind})", "give a voice model")
+    whole["temperatures"] = whole["temperatures"] and all(0 < warmth < np.inf for warmth in config["temperatures"])
+    if wrong := [name for name, right in whole.items() if not right]:
+        reason = f"has a config.json whose {wrong[0]} cannot be used"
+        raise InputError(f"model folder {folder}", reason, "train or copy it again")
+    return config
 
 
 def assemble(
     tensors: dict[str, np.ndarray],  # from head.safetensors
     encoder: Encoder,  # the right one
-    labels: list[str],  # of the head
-    layers: list[int],  # hidden states it looks at
-    warm: Sequence[float],  # temperatures for strangers and for enrolled speakers
-    config: dict[str, Any],  # the whole config.json
+    config: dict[str, Any],  # from read_voice_config
 ) -> VoiceModel:
-    "Put a model together, its shapes checked."
-    wanted = (len(labels), 2 * len(layers) * encoder.width)
-    for part in [name for name in tensors if name.endswith(".weight")] or ["stranger.weight"]:
-        if part not in tensors or tensors[part].shape != wanted:
-            found = tensors[part].shape if part in tensors else "missing"
-            raise InputError(f"tensor {part}", f"is {found} and not {wanted}", "train the head again")
-    parts = [
-        Linear(tensors[f"{who}.weight"], tensors[f"{who}.bias"], float(warm[k])) if f"{who}.weight" in tensors else None
-        for k, who in enumerate(("stranger", "enrolled"))
-    ]
-    usual = Usual(tensors["usual.mean"], tensors["usual.spread"]) if parts[1] else None
-    return VoiceModel(encoder, layers, labels, *parts, usual, config.get("card", {}))
+    "Put a model together, its tensors checked."
+    labels, layers, warm = config["labels"], check_layers(config["layers"], encoder), config["temperatures"]
+    count, size = len(labels), 2 * len(layers) * encoder.width
+    shapes = {"stranger.weight": (count, size), "stranger.bias": (count,)}
+    if any(name.startswith(("enrolled.", "usual.")) for name in tensors):
+        shapes |= {"enrolled.weight": (count, size), "enrolled.bias": (count,)}
+        shapes |= {"usual.mean": (size,), "usual.spread": (size,)}
+    for name, shape in shapes.items():
+        found = tensors.get(name)
+        if found is None or found.shape != shape or not np.isfinite(found).all():
+            told = "is missing" if found is None else "holds numbers that are not finite"
+            told = told if found is None or found.shape == shape else f"is of shape {found.shape} and not {shape}"
+            raise InputError(f"tensor {name}", told, "train the head again")
+    stranger, enrolled = (
+        Linear(tensors[f"{who}.weight"], tensors[f"{who}.bias"], float(warmth)) if f"{who}.weight" in shapes else None
+        for who, warmth in zip(("stranger", "enrolled"), warm)
+    )
+    usual = Usual(tensors["usual.mean"], tensors["usual.spread"]) if enrolled else None
+    return VoiceModel(encoder, layers, labels, stranger, enrolled, usual, config["card"])
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-net
 class AttentiveHead(nn.Module):
@@ -708,9 +767,11 @@ class VoiceNet(nn.Module):
         self.head = head or AttentiveHead(upto + 1, encoder.width, labels)
 
     def train(self, mode: bool = True) -> VoiceNet:
-        "Frozen parts are always in evaluation mode."
+        "Frozen parts are always in evaluation mode: no dropout, and no statistics that wander."
         super().train(mode)
-        self.encoder.train(mode and self.tuned)
+        self.encoder.eval()
+        for block in self.listener.blocks[: self.upto]:
+            block.train(mode and self.tuned)
         return self
 
     def states(
@@ -776,7 +837,7 @@ def read_clip(
     "A clip, trimmed and prepared; of a long one the first half minute."
     samples = check_sound(read_sound(path, encoder.rate), path).samples
     samples = trim_silence(samples if speed == 1 else change_speed(samples, speed))
-    return encoder.prepare(windows(samples)[0], path)
+    return encoder.prepare(samples[: round(min(encoder.longest, WINDOW_SECONDS) * encoder.rate)], path)
 
 
 def clip_batches(
@@ -871,8 +932,10 @@ def cross_validate_nets(
 ) -> tuple[pd.DataFrame, dict[str, History], VoiceNet]:  # predictions, a history a fold, and the last fold's network
     "Train and test a network on every fold; each fold resumes on its own."
     parts, histories = [], {}
+    plain = {name: value for name, value in settings.items() if name != "heard"}
+    mark = digest([corpus.digest(), encoder.digest, list(layers), plain])[:12]
     for fold in progress(folds(corpus, protocol), label=f"{system}, {protocol}", unit="fold"):
-        place = Path(folder) / system / protocol / fold.name if folder else None
+        place = Path(folder) / system / protocol / mark / fold.name if folder else None
         net, histories[fold.name] = train_net(corpus, fold.train, encoder, layers, folder=place, **settings)
         tested = clip_batches(corpus, fold.test, encoder)
         order = np.concatenate(list(tested.groups))
