@@ -30,6 +30,7 @@ from mtep.core import (
     load_package,
     progress,
     whole_folder,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -543,7 +544,7 @@ def save_voice_model(
     tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in tensors.items()}
     warm = [model.stranger.temperature, model.enrolled.temperature if model.enrolled else 1.0]
     with whole_folder(folder) as draft:
-        load_package("safetensors.numpy").save_file(tensors, draft / "head.safetensors")
+        write_bytes(draft / "head.safetensors", load_package("safetensors.numpy").save(tensors))
         config = {
             "type": "mtep.emotion.wav2vec2", "labels": model.labels, "layers": model.layers, "temperatures": warm,
             "encoder": {"name": model.encoder.name, "digest": model.encoder.digest}, "card": model.card,
