@@ -918,11 +918,12 @@ def check_layers(
 def batch_seconds_in(
     prepared: Sequence[torch.Tensor],  # clips from `prepare`
     encoder: Encoder,  # whose
-    seconds: float,  # of sound in a batch, padding included
+    seconds: float | None = None,  # of sound in a batch, padding included; what suits the device if not given
 ) -> list[list[int]]:  # positions
-    "Batches of so many seconds of sound."
+    "Batches of so many seconds of sound; a processor does best with few, which stay in its cache."
+    seconds = (15 if encoder.device.type == "cpu" else 120) if seconds is None else seconds
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InputError(f"batch_seconds={seconds!r}", "is not a length of time", "give such as 60")
+        raise InputError(f"batch_seconds={seconds!r}", "is not a length of time", "give such as 15")
     return batches([encoder.frames(part) for part in prepared], seconds / encoder.hop)
 
 # %% ../nbs/07_encoders.ipynb #encoders-encode
@@ -930,7 +931,7 @@ def encode(
     encoder: Encoder,  # loaded
     clips: Sequence[np.ndarray],  # sound at 16 kHz, (n,) each
     layers: Sequence[int] | None = None,  # hidden states wanted; all if not given
-    batch_seconds: float = 60,  # sound in one batch, padding included
+    batch_seconds: float | None = None,  # sound in one batch, padding included; what suits the device if not given
 ) -> list[np.ndarray]:  # float32, (len(layers), T, D) each, in the order given
     "Hidden states of clips, every frame of them."
     wanted = check_layers(layers, encoder)
@@ -983,7 +984,7 @@ def pooled(
     encoder: Encoder,  # loaded
     recordings: Sequence[Sequence[torch.Tensor]],  # prepared windows of each
     layers: Sequence[int],  # hidden states wanted
-    batch_seconds: float = 60,  # sound in one batch, padding included
+    batch_seconds: float | None = None,  # sound in one batch, padding included; what suits the device if not given
 ) -> list[np.ndarray]:  # float32, (len(layers), 2, D) each
     "Mean and standard deviation over time of recordings, without keeping their frames."
     pieces = [piece for windows_of in recordings for piece in windows_of]

@@ -279,7 +279,8 @@ def summarise(
             metrics.append(
                 Metric(
                     name, float(value), corpus.title, protocol, system,
-                    low=low, high=high, spread=float(each[name].std(ddof=1)), n=len(part),
+                    low=low, high=high, n=len(part),
+                    spread=float(each[name].std(ddof=1)) if len(each) > 1 else None,
                 )  # fmt: skip
             )
     return metrics

@@ -87,8 +87,8 @@ def looks_finished(root):
 def test_the_projects_own_registry_fits_its_notebooks(root):
     found = load_registry(root / "reports" / "experiments.yaml")
     assert {"exploration", "forest", "forest-emodb", "forest-audit", "benchmarks", "smoke"} <= set(found.experiments)
-    assert found.groups["main"] == ["exploration", "forest"]
-    assert set(found.groups["full"]) == set(found.experiments) - {"smoke"}
+    assert found.groups["main"] == ["exploration", "forest", "voice-quick"]
+    assert set(found.groups["full"]) == set(found.experiments) - {"smoke", *found.groups["slow"]}
     for experiment in found.experiments.values():
         declared = parameters_of(experiment.notebook)
         other = experiment.fallback or {"parameters": {}, "sweep": {}}
@@ -337,7 +337,7 @@ def test_code_that_is_not_python_is_named(tmp_path):
 
 
 def test_weights_must_exist(tmp_path):
-    with pytest.raises(ExperimentError, match="weights none.safetensors are not in mtep/assets"):
+    with pytest.raises(InputError, match="weights 'none.safetensors' is not known; choose one of: emotion-whisper-base"):
         prepare(notebook(tmp_path, RESULT), {}, weights=["none.safetensors"])
     plain, weighted = (prepare(notebook(tmp_path, RESULT), {}, weights=w) for w in ([], ["report/conf.json"]))
     assert plain.id != weighted.id

@@ -1,9 +1,9 @@
 """Voices: heads, enrolment, models that are kept, networks that are tuned, and every bad input."""
 
-import inspect
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ from mtep.core import (  # noqa: E402
     MtepError,
     OfflineError,
     ProtocolError,
+    StorageError,
     file_digest,
 )
 from mtep.corpora import Corpus  # noqa: E402
-from mtep.emotion import wav2vec2  # noqa: E402
+from mtep.emotion import recogniser, wav2vec2  # noqa: E402
 from mtep.emotion.recogniser import Emotion  # noqa: E402
 from mtep.emotion.wav2vec2 import (  # noqa: E402
     FEWEST,
@@ -232,7 +233,7 @@ def test_heads_learn_and_do_not_depend_on_the_order_of_columns(corpus, heard, ki
     assert head.labels == sorted(LABELS) and list(proba.columns) == head.labels and proba.index.equals(table.index)
     assert np.allclose(proba.sum(axis=1), 1) and (proba.idxmax(axis=1).to_numpy() == emotion).mean() > 0.7
     backwards = table[table.columns[::-1]].assign(more=np.nan)
-    assert np.array_equal(head.scores(backwards), head.scores(table)), "columns go by name, and others are not looked at"
+    assert np.array_equal(head.scores(backwards), head.scores(table)), "columns go by name; others are not looked at"
     again = FrozenHead(kind).fit(table, emotion)
     assert np.array_equal(again.scores(table), head.scores(table))
 
@@ -522,7 +523,13 @@ def test_curve_judges_no_clip_that_enrolled(corpus, heard, monkeypatch):
         return real(self, values, own)
 
     monkeypatch.setattr(wav2vec2.Usual, "relative", watching)
-    monkeypatch.setattr(wav2vec2, "fit_enrolled", lambda *args, **how: (uses.clear(), fit_enrolled(*args, **how), uses.clear())[1])
+
+    def fitting(*args, **how):
+        fitted = fit_enrolled(*args, **how)
+        uses.clear()
+        return fitted
+
+    monkeypatch.setattr(wav2vec2, "fit_enrolled", fitting)
     found = enrolment_curve(heard, corpus, "leave-one-speaker-out", [0, 3, 5, "all"], draws=2)
     judged = found.groupby(["count", "draw"]).size()
     assert judged.to_dict() == {("0", 0): 72, ("3", 0): 54, ("3", 1): 54, ("5", 0): 42, ("5", 1): 42, ("all", 0): 72}
@@ -648,7 +655,7 @@ def test_corpora_that_are_too_small(corpus, encoders):
         train_voice(corpus.subset(table["emotion"].isin(["sad", "angry"]).to_numpy()), encoder, speeds=(1.0,))
 
 
-# ------------------------------------------------------------------------------------------------ models that are refused
+# ------------------------------------------------------------------------------------------------ what is refused
 
 
 def with_config(folder, **changes):
@@ -666,8 +673,9 @@ def test_head_of_another_encoder_is_refused(kept, home, encoders, tmp_path):
     for other in (encoders["hubert"], encoders["whisper"], stranger):
         with pytest.raises(InputError, match="head head was trained on another encoder .*load that encoder, or train"):
             load_voice_model(kept, encoder=other)
+    named = {"name": str(home / "hubert"), "digest": encoders["wav2vec2"].digest}
     with pytest.raises(InputError, match="was trained on another encoder"):
-        load_voice_model(with_config(kept, encoder={"name": str(home / "hubert"), "digest": encoders["wav2vec2"].digest}))
+        load_voice_model(with_config(kept, encoder=named))
 
 
 @pytest.mark.parametrize("changes", [
@@ -792,12 +800,18 @@ def test_missing_encoders(kept, tmp_path, monkeypatch):
 
 def test_nothing_is_left_of_a_model_that_cannot_be_written(model, tmp_path, monkeypatch):
     def full(*args):
-        raise OSError(28, "No space left on device")
+        raise StorageError("disk", "is full", "free some space")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
-    with pytest.raises((MtepError, OSError)):
-        save_voice_model(model, tmp_path / "head")
-    assert not list(tmp_path.iterdir())
+    for writes in ("write_bytes", "write_json", "write_text"):
+        with monkeypatch.context() as patch, pytest.raises(StorageError):
+            patch.setattr(wav2vec2, writes, full)
+            save_voice_model(model, tmp_path / "head")
+        assert not list(tmp_path.iterdir())
+    whole = {path.name: path.read_bytes() for path in save_voice_model(model, tmp_path / "head").iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(wav2vec2, "write_text", full)
+        save_voice_model(model, tmp_path / "head", "another card")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()} == whole, "the one before is left"
 
 
 # ------------------------------------------------------------------------------------------------ networks
@@ -1020,7 +1034,7 @@ def test_interrupted_training_goes_on(train, taught, tmp_path, monkeypatch, kind
 
 
 def test_checkpoints_of_other_trainings_are_refused(corpus, train, tmp_path):
-    rows, how = folds(corpus, "speakers5")[0].train, dict(folder=tmp_path / "fold", epochs=1)
+    rows, how = folds(corpus, "speakers5")[0].train, {"folder": tmp_path / "fold", "epochs": 1}
     train("wav2vec2", False, **how)
     for other in (
         {"kind": "hubert"}, {"tuned": True}, {"rows": rows[:-5]}, {"layers": [1]}, {"which": relabelled(corpus, rows)},
@@ -1125,7 +1139,8 @@ def test_training_batches_hold_every_clip_once_at_speeds_that_are_drawn(corpus, 
     names = [name for batch in one for name in batch.names]
     assert sorted(names) == sorted(str(corpus.paths[k]) for k in rows) and set(drawn) == {1.0, 0.9, 1.1}
     assert drawn[: len(rows)] == drawn[len(rows) :] and names == [name for batch in two for name in batch.names]
-    assert all(torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x.inputs, y.inputs, strict=True))
+    pairs = [pair for x, y in zip(one, two, strict=True) for pair in zip(x.inputs, y.inputs, strict=True)]
+    assert all(torch.equal(*pair) for pair in pairs)
     assert names != [name for batch in epoch(1) for name in batch.names]
     emotion = dict(zip(map(str, corpus.paths), corpus.table["emotion"], strict=True))
     for batch in one:
@@ -1140,7 +1155,7 @@ def test_clips_that_are_read(encoders, tmp_path):
     write_sound(tmp_path / "call.wav", utterance(0, 0, 0, 1.0, 8_000), 8_000)
     write_sound(tmp_path / "off.wav", np.zeros(RATE, np.float32), RATE)
     (tmp_path / "empty.wav").write_bytes(b"")
-    for kind, encoder in encoders.items():
+    for encoder in encoders.values():
         assert encoder.frames(read_clip(tmp_path / "blink.wav", encoder)) >= 5
         call = encoder.frames(read_clip(tmp_path / "call.wav", encoder)) * encoder.hop
         assert call == pytest.approx(1.1, abs=0.15)
@@ -1215,8 +1230,8 @@ def test_folds_of_networks(corpus, encoders, states, tmp_path, tuned):
 
 
 def test_folds_of_another_corpus_or_plan_begin_in_folders_of_their_own(corpus, encoders, tmp_path):
-    encoder, how = encoders["wav2vec2"], HOW | {"epochs": 1}
-    validate = lambda which, **more: cross_validate_nets(which, encoder, [1], "speakers5", "toy", tmp_path, **how | more)
+    where, how = (encoders["wav2vec2"], [1], "speakers5", "toy", tmp_path), HOW | {"epochs": 1}
+    validate = lambda which, **more: cross_validate_nets(which, *where, **how | more)
     first = validate(corpus)[0]
     assert len(validate(corpus.subset(np.arange(0, 72, 2)))[0]) == 36
     assert not validate(corpus, epochs=2)[0].equals(first) and validate(corpus)[0].equals(first)
@@ -1308,8 +1323,8 @@ def test_from_the_command_line(kept, corpus, tmp_path):
     ended = CliRunner().invoke(app, line)
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
-    assert told["labels"] == list(LABELS) and told["enrolment"] == {"clips": 5, "used": True} and len(told["clips"]) == 2
-    assert told["card"]["corpus"] == "made"
+    assert told["labels"] == list(LABELS) and told["enrolment"] == {"clips": 5, "used": True}
+    assert told["card"]["corpus"] == "made" and len(told["clips"]) == 2
     (kept / "head.safetensors").write_bytes(b"other bytes")
     ended = CliRunner().invoke(app, line)
     assert ended.exit_code == 2 and "head.safetensors" in ended.stderr and "Traceback" not in ended.stderr
@@ -1320,9 +1335,22 @@ def test_long_samples_are_cut_before_the_model_sees_them(emotion):
     assert len(found.timeline) == 3 and np.allclose(found.table.sum(axis=1), 1)
 
 
-def test_every_parameter_is_explained():
-    for name in ("train_net", "cross_validate_nets", "cross_validate_heads", "enrolment_curve", "train_voice"):
-        assert getattr(wav2vec2, name).__doc__ and inspect.signature(getattr(wav2vec2, name)).parameters
+def test_a_relative_path_is_no_name_of_the_hub(kept, monkeypatch):
+    monkeypatch.setenv("MTEP_OFFLINE", "1")
+    monkeypatch.chdir(kept.parent)
+    with pytest.raises(InputError, match="nowhere"):
+        load_voice_model(Path("models/nowhere"))
+    assert Emotion.load(Path("head")).model.labels == sorted(LABELS)
+
+
+def test_what_is_freed_is_given_back_wherever_that_can_be(monkeypatch):
+    recogniser.give_back()
+    for platform in ("win32", "darwin"):
+        monkeypatch.setattr(recogniser.sys, "platform", platform)
+        recogniser.give_back()
+    monkeypatch.setattr(recogniser.sys, "platform", "linux")
+    monkeypatch.setattr(recogniser.ctypes, "CDLL", lambda name: object())  # musl has no malloc_trim
+    recogniser.give_back()
 
 
 def test_trimming_is_the_same_everywhere(corpus, encoders):

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import io
 import json
 import os
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,9 +63,9 @@ __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR
            'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'sndfile_blocks', 'ffmpeg_blocks',
            'mono_blocks', 'at_rate', 'stream_sound', 'Plan', 'plan_windows', 'cut', 'stretches', 'frame_levels',
            'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'recordings_in', 'clips_of', 'first_part',
-           'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary', 'Prediction',
-           'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid',
-           'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
+           'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'give_back', 'Emotion', 'summary',
+           'Prediction', 'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict',
+           'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
            'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
@@ -132,7 +134,7 @@ def load_from_folder(
         raise InputError(f"model folder {folder}", "holds no readable config.json", remedy) from error
     if kind == "mtep.emotion.forest":
         return ForestVoice(load_forest(folder))
-    return load_package("mtep.emotion.wav2vec2").load_voice_model(str(folder), device)
+    return load_package("mtep.emotion.wav2vec2").load_voice_model(Path(folder), device)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-load
 class Chosen(NamedTuple):
@@ -717,6 +719,14 @@ def judge(
         hearing.found[number] = next(answers)
         if not np.isfinite(hearing.found[number]).all():
             hearing.error = MediaError(hearing.clip, "left the model without an answer", "check the recording")
+    give_back()
+
+
+def give_back() -> None:
+    "Return freed memory to the system: glibc keeps what lies between things that stay, more with every hour."
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # other C libraries have no such function
+            ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
 class Emotion:
