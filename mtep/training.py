@@ -5,6 +5,7 @@
 # %% ../nbs/08_training.ipynb #training-imports
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -44,11 +45,11 @@ __all__ = ['LIMITS', 'SCHEDULES', 'PRECISIONS', 'DEVICES', 'RECORD', 'Plan', 'ch
            'parameter_table', 'rate_factor', 'Batch', 'Batches', 'length_batches', 'label_counts', 'class_weights',
            'balanced_sample', 'spec_augment', 'mixup', 'soft_targets', 'weighted_losses', 'split_speakers',
            'deal_speakers', 'to_device', 'answer', 'predict', 'judge_on', 'pick_device', 'pick_precision', 'autocast',
-           'Crew', 'epoch_seeds', 'steady', 'State', 'make_state', 'moving', 'copied', 'put', 'thaw', 'update_average',
-           'check_batch', 'clip_losses', 'culprits', 'not_finite', 'take_step', 'apply_gradients', 'train_epoch',
-           'History', 'plot_history', 'bond_of', 'differences', 'standing_alone', 'write_tensors', 'read_tensors',
-           'optimizer_tensors', 'save_state', 'remove_files', 'restore_state', 'fill_state', 'judge_epoch', 'why_end',
-           'train_network', 'begin', 'forget', 'history_of']
+           'part', 'Crew', 'epoch_seeds', 'steady', 'State', 'make_state', 'moving', 'copied', 'put', 'thaw',
+           'update_average', 'check_batch', 'clip_losses', 'culprits', 'not_finite', 'take_step', 'apply_gradients',
+           'train_epoch', 'History', 'plot_history', 'bond_of', 'differences', 'standing_alone', 'write_tensors',
+           'read_tensors', 'optimizer_tensors', 'save_state', 'remove_files', 'restore_state', 'fill_state',
+           'judge_epoch', 'why_end', 'train_network', 'begin', 'forget', 'history_of']
 
 # %% ../nbs/08_training.ipynb #training-plan
 LIMITS = {  # type, least, most
@@ -482,6 +483,12 @@ def autocast(
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 # %% ../nbs/08_training.ipynb #training-crew
+def part() -> None:
+    "Take leave of the other processes, if there are any."
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Crew:
     "The processes that train one network together; usually one."
 
@@ -496,6 +503,8 @@ class Crew:
             extra = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
             settings = {"cpu": pick_device(device).type == "cpu", "mixed_precision": "no", "kwargs_handlers": [extra]}
             self.accelerator = accelerate.Accelerator(**settings)
+            if not ready:  # torch aborts a process that ends while its group stands
+                atexit.register(part)
             self.count, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.device = self.accelerator.device if self.accelerator else pick_device(device)
 
