@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 import mtep
-from .core import InputError, MtepError, choose, load_package, package_versions, progress, settings, write_text
+from .core import InputError, MtepError, choose, load_package, package_versions, progress, settings, share_machine, write_text
 
 # %% auto #0
 __all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine',
@@ -1151,5 +1151,6 @@ def site(
 # %% ../nbs/33_cli.ipynb #cli-main
 def main() -> None:
     "What the command `mtep` starts."
+    share_machine()
     steady_streams()
     app(prog_name="mtep")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import errno
 import hashlib
 import importlib
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from importlib import metadata
@@ -30,8 +31,8 @@ from typing import Any
 __all__ = ['EMOTION_COLOURS', 'MtepError', 'InputError', 'CorpusError', 'MediaError', 'ProtocolError', 'ExperimentError',
            'OfflineError', 'PackageError', 'StorageError', 'choose', 'project_root', 'env_flag', 'Settings', 'settings',
            'load_package', 'seed_everything', 'file_digest', 'digest', 'package_versions', 'storage_errors',
-           'write_bytes', 'write_text', 'write_json', 'whole_folder', 'progress', 'Metric', 'RunResult',
-           'fewer_colours', 'lighter_svg', 'finish_figure']
+           'write_bytes', 'write_text', 'write_json', 'whole_folder', 'progress', 'share_machine', 'give_back',
+           'Metric', 'RunResult', 'fewer_colours', 'lighter_svg', 'finish_figure']
 
 # %% ../nbs/00_core.ipynb #core-error
 class MtepError(Exception):
@@ -302,6 +303,19 @@ def progress(
         return iter(items)
     bar = load_package("tqdm").tqdm
     return iter(bar(items, total=total, desc=label, unit=unit, leave=False, mininterval=0.2 if watched else 10))
+
+# %% ../nbs/00_core.ipynb #core-machine
+def share_machine() -> None:
+    "Have computing threads wait quietly and few kernels be kept, unless the environment says otherwise."
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
+
+def give_back() -> None:
+    "Return freed memory to the system, where the C library can (glibc)."
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # other C libraries have no such function
+            ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../nbs/00_core.ipynb #core-metric
 @dataclass(frozen=True)

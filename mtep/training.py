@@ -32,6 +32,7 @@ from mtep.core import (
     choose,
     digest,
     file_digest,
+    give_back,
     load_package,
     progress,
     storage_errors,
@@ -801,6 +802,7 @@ def train_epoch(
             if plan.average and done >= plan.average_from:
                 update_average(state)
     state.optimizer.zero_grad()
+    give_back()
     seconds, lr = time.perf_counter() - began, plan.lr * rate_factor(plan, done)
     return {"epoch": epoch, "loss": losses / steps, "lr": lr, "trained": trained, "seconds": seconds}
 

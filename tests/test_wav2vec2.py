@@ -15,6 +15,7 @@ safetensors = pytest.importorskip("safetensors.numpy")
 
 from typer.testing import CliRunner  # noqa: E402
 
+from mtep import core  # noqa: E402
 from mtep.core import (  # noqa: E402
     CorpusError,
     InputError,
@@ -1344,13 +1345,13 @@ def test_a_relative_path_is_no_name_of_the_hub(kept, monkeypatch):
 
 
 def test_what_is_freed_is_given_back_wherever_that_can_be(monkeypatch):
-    recogniser.give_back()
+    core.give_back()
     for platform in ("win32", "darwin"):
-        monkeypatch.setattr(recogniser.sys, "platform", platform)
-        recogniser.give_back()
-    monkeypatch.setattr(recogniser.sys, "platform", "linux")
-    monkeypatch.setattr(recogniser.ctypes, "CDLL", lambda name: object())  # musl has no malloc_trim
-    recogniser.give_back()
+        monkeypatch.setattr(core.sys, "platform", platform)
+        core.give_back()
+    monkeypatch.setattr(core.sys, "platform", "linux")
+    monkeypatch.setattr(core.ctypes, "CDLL", lambda name: object())  # musl has no malloc_trim
+    core.give_back()
 
 
 def test_trimming_is_the_same_everywhere(corpus, encoders):

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import io
 import json
 import os
 import re
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +33,7 @@ from mtep.core import (
     PackageError,
     choose,
     fewer_colours,
+    give_back,
     load_package,
     progress,
     storage_errors,
@@ -63,9 +62,9 @@ __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR
            'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'sndfile_blocks', 'ffmpeg_blocks',
            'mono_blocks', 'at_rate', 'stream_sound', 'Plan', 'plan_windows', 'cut', 'stretches', 'frame_levels',
            'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'recordings_in', 'clips_of', 'first_part',
-           'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'give_back', 'Emotion', 'summary',
-           'Prediction', 'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict',
-           'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
+           'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary', 'Prediction',
+           'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid',
+           'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
            'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
@@ -720,13 +719,6 @@ def judge(
         if not np.isfinite(hearing.found[number]).all():
             hearing.error = MediaError(hearing.clip, "left the model without an answer", "check the recording")
     give_back()
-
-
-def give_back() -> None:
-    "Return freed memory to the system: glibc keeps what lies between things that stay, more with every hour."
-    if sys.platform.startswith("linux"):
-        with suppress(OSError, AttributeError):  # other C libraries have no such function
-            ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
 class Emotion:
