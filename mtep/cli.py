@@ -931,7 +931,7 @@ Timelines = Annotated[
 DeviceName = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, …")]
 ReaderCount = Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Threads that read files.")]
 
-
+# %% ../nbs/33_cli.ipynb #cli-emotion-tell
 def tell_emotions(
     record: Any,  # mtep.emotion.recogniser.Recorder, all clips taken in
     own: Any,  # what enrolment gave, or None
@@ -958,7 +958,7 @@ def tell_emotions(
         more = f" and {len(written) - 4} more" if len(written) > 5 else ""
         remark(f"written: {', '.join(map(shown_path, written[: 4 if more else 5]))}{more}")
 
-
+# %% ../nbs/33_cli.ipynb #cli-emotion-run
 @app.command(epilog=examples(
     "mtep emotion clip.wav                                   the emotion of a clip",
     "mtep emotion clips/ -o emotions.csv --labels four       of a folder, in four classes, as CSV",

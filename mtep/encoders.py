@@ -132,7 +132,7 @@ def tensor_table(
             raise InputError(path, f"goes on for {size - file.tell()} bytes after its end", "copy or download it again")
     return found
 
-
+# %% ../nbs/07_encoders.ipynb #encoders-place
 def read_place(
     path: Path,  # the file, for messages
     take: Callable[[str], Any],  # reads a value
@@ -201,7 +201,7 @@ def whisper_weights(
     heads = int(get("num_heads").reshape(-1)[0]) if "num_heads" in table else 0
     return whisper_sizes(path, state, layers, heads), state
 
-
+# %% ../nbs/07_encoders.ipynb #encoders-ct2-parts
 def attention_parts(
     path: str | Path,  # the file, for messages
     layer: int,  # number of the layer
@@ -536,7 +536,7 @@ class Encoder:
             return self.module.layer_norm(x)
         return self.module.encoder.layer_norm(x) if norm_first(self.module) else x
 
-
+# %% ../nbs/07_encoders.ipynb #encoders-refusals
 def too_long(
     name: str | Path,  # of the clip
     seconds: float,  # its length
@@ -807,7 +807,7 @@ def save(
         model.save_pretrained(folder)
         prepare.save_pretrained(folder)
 
-
+# %% ../nbs/07_encoders.ipynb #encoders-save
 def save_encoder(
     encoder: Encoder,  # perhaps trained further
     folder: str | Path,  # where to; what is there is replaced
@@ -1146,7 +1146,7 @@ def find_embeddings(
         join_chunks(folder)
     return values | new, failures, count
 
-
+# %% ../nbs/07_encoders.ipynb #encoders-embed-all
 def embed(
     sounds: Any,  # corpus, or a path or list of paths of audio or video files
     encoder: str | Path | Encoder = "whisper-base",  # loaded, or its name

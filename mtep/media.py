@@ -16,7 +16,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +27,13 @@ import numpy as np
 from .core import InputError, MediaError, choose, load_package, storage_errors
 
 # %% auto #0
-__all__ = ['FFMPEG_FORMATS', 'STDERR_LOCK', 'SUBTYPES', 'SILENCE_DB', 'EspeakCallback', 'ESPEAK_LOCK', 'Sound', 'resample',
-           'local_file', 'truncated', 'check_length', 'quiet_stderr', 'read_with_sndfile', 'open_with_ffmpeg',
-           'stream_seconds', 'read_with_ffmpeg', 'read_sound', 'write_sound', 'check_sound', 'MediaInfo', 'probe',
-           'probe_with_ffmpeg', 'Utterance', 'Word', 'Speech', 'espeak_data', 'espeak_languages', 'espeak_variants',
-           'check_voice', 'EspeakEvent', 'espeak_library', 'espeak_run', 'word_times', 'say', 'speak',
-           'speak_for_parent', 'speak_all']
+__all__ = ['FFMPEG_FORMATS', 'STDERR_LOCK', 'SUBTYPES', 'SOUND_ENDINGS', 'SILENCE_DB', 'EspeakCallback', 'ESPEAK_LOCK', 'Sound',
+           'resample', 'local_file', 'truncated', 'check_length', 'quiet_stderr', 'read_with_sndfile',
+           'open_with_ffmpeg', 'stream_seconds', 'read_with_ffmpeg', 'read_sound', 'write_sound', 'sndfile_blocks',
+           'ffmpeg_blocks', 'mono_blocks', 'at_rate', 'stream_sound', 'recordings_in', 'check_sound', 'MediaInfo',
+           'probe', 'probe_with_ffmpeg', 'Utterance', 'Word', 'Speech', 'espeak_data', 'espeak_languages',
+           'espeak_variants', 'check_voice', 'EspeakEvent', 'espeak_library', 'espeak_run', 'word_times', 'say',
+           'speak', 'speak_for_parent', 'speak_all']
 
 # %% ../nbs/03_media.ipynb #media-sound
 class Sound(NamedTuple):
@@ -275,6 +278,123 @@ def write_sound(
         finally:
             Path(draft).unlink(missing_ok=True)
     return file
+
+# %% ../nbs/03_media.ipynb #media-blocks
+def sndfile_blocks(
+    file: Any,  # soundfile.SoundFile
+    path: Path,  # its name
+    seconds: float,  # length of a block
+) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n, channels) and the file's rate
+    "Blocks of a file that libsndfile can read."
+    count, rate = 0, file.samplerate
+    file.seekable = lambda: False  # else soundfile seeks after every block, and an MP3 decoder stumbles there
+    while True:
+        with quiet_stderr(path):
+            try:
+                block = file.read(max(1, round(seconds * rate)), dtype="float32", always_2d=True)
+            except load_package("soundfile").LibsndfileError as error:
+                said = error.error_string.removeprefix("Error : ").rstrip(".")
+                raise MediaError(path, f"is truncated or damaged ({said})", "copy or download it again") from error
+        if not len(block):
+            break
+        count += len(block)
+        yield block, rate
+    if file.frames < 2**48 and count < file.frames - rate // 10:
+        raise truncated(path, f"{count / rate:.2f} s", f"{file.frames / rate:.2f} s")
+
+
+def ffmpeg_blocks(
+    path: Path,  # a file
+    seconds: float,  # length of a block, about
+) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n, channels) and the file's rate
+    "Blocks of the first sound track of any other file."
+    with open_with_ffmpeg(path) as container:
+        if not container.streams.audio:
+            raise MediaError(path, "is a video without a sound track", "choose a file with sound")
+        stream = container.streams.audio[0]
+        rate, promised, count, kept = stream.codec_context.sample_rate, stream_seconds(stream), 0, []
+        converter = load_package("av").AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
+        for frame in chain(container.decode(stream), [None]):
+            kept += [out.to_ndarray() for out in converter.resample(frame)]
+            if kept and (frame is None or sum(part.shape[1] for part in kept) >= seconds * rate):
+                block = np.concatenate(kept, axis=1).T
+                count, kept = count + len(block), []
+                yield block, rate
+    if promised and promised - count / rate > max(0.25, 0.02 * promised):
+        raise truncated(path, f"{count / rate:.2f} s", f"{promised:.2f} s")
+
+# %% ../nbs/03_media.ipynb #media-stream
+def mono_blocks(
+    path: Path,  # a file
+    seconds: float,  # length of a block, about
+) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n,) and the file's rate
+    "Blocks of any audio or video file, its channels averaged."
+    soundfile = load_package("soundfile")
+    check_length(path)
+    with ExitStack() as stack:
+        with quiet_stderr(path):
+            try:
+                file = stack.enter_context(soundfile.SoundFile(str(path)))
+            except soundfile.LibsndfileError:
+                file = None
+        for block, rate in sndfile_blocks(file, path, seconds) if file else ffmpeg_blocks(path, seconds):
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                reason = "holds samples that are not numbers (NaN or infinite)"
+                raise MediaError(path, reason, "convert the recording again")
+            yield mono, rate
+
+
+def at_rate(
+    blocks: Iterable[tuple[np.ndarray, int]],  # sound and its rate, the same for all
+    rate: int,  # samples a second wanted
+) -> Iterator[np.ndarray]:  # float32 (n,)
+    "The same sound at another rate; the filter goes on from block to block."
+    converter = None
+    for samples, own in blocks:
+        if own != rate:
+            converter = converter or load_package("soxr").ResampleStream(own, rate, 1, dtype="float32", quality="HQ")
+            samples = converter.resample_chunk(np.ascontiguousarray(samples))
+        yield samples
+    if converter:
+        yield converter.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def stream_sound(
+    path: str | Path,  # any audio or video file
+    rate: int = 16_000,  # samples a second wanted
+    seconds: float = 10.0,  # length of a block
+) -> Iterator[Sound]:  # blocks of this length; the last may be shorter
+    "Sound of any audio or video file in blocks, in memory that does not grow with its length."
+    file, size, found = local_file(path), round(seconds * rate), False
+    rest = np.zeros(0, np.float32)
+    for samples in at_rate(mono_blocks(file, seconds), rate):
+        rest = np.concatenate([rest, samples]) if len(rest) else samples
+        while len(rest) >= size:
+            yield Sound(rest[:size], rate)
+            rest, found = rest[size:], True
+    if len(rest):
+        yield Sound(rest, rate)
+    elif not found:
+        raise MediaError(file, "holds no sound, only a header", "copy or download it again")
+
+# %% ../nbs/03_media.ipynb #media-folder
+SOUND_ENDINGS = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .ac3 .aif .aiff .amr .wma .mka"
+    " .mp4 .m4v .mkv .mov .avi .webm .3gp .flv .mpeg .mpg .ogv .wmv".split()
+)
+
+
+def recordings_in(
+    folder: str | Path,  # searched with all folders in it
+) -> list[Path]:  # files, in order
+    "Audio and video files below a folder, known by their endings; hidden ones are left out."
+    paths = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SOUND_ENDINGS)
+    found = [path for path in paths if not path.name.startswith(".") and path.is_file()]
+    if not found:
+        remedy = f"give files ending in {', '.join(sorted(SOUND_ENDINGS))}"
+        raise InputError(folder, "holds no audio and no video", remedy)
+    return found
 
 # %% ../nbs/03_media.ipynb #media-check
 SILENCE_DB = -85.0  # peak below which a 16-bit recording holds nothing but its last bit or two

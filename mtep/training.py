@@ -102,7 +102,7 @@ class Plan:
         if not isinstance(self.class_weights, bool):
             raise InputError(f"class_weights={self.class_weights!r}", "is neither True nor False", "give one of them")
 
-
+# %% ../nbs/08_training.ipynb #training-number
 def checked_number(
     name: str,  # for the message
     value: Any,  # what was given
@@ -399,7 +399,7 @@ def answer(
         said = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
     return getattr(said, "logits", said)
 
-
+# %% ../nbs/08_training.ipynb #training-judge
 @torch.no_grad()
 def predict(
     model: nn.Module,  # any network; it is asked in evaluation mode and left in the mode it was in
@@ -732,7 +732,7 @@ def not_finite(
     reason = f"is not a finite number; the clips were {clips}"
     return ExperimentError(f"{what} of {where}", reason, "check these clips, lower the rate, or use precision no")
 
-
+# %% ../nbs/08_training.ipynb #training-take
 def take_step(
     state: State,  # a training
     window: Sequence[tuple[str, Batch]],  # batches of one step, and where they are
@@ -1102,7 +1102,7 @@ def train_network(
         state.crew.told(None)
         return history_of(state)
 
-
+# %% ../nbs/08_training.ipynb #training-begin
 def begin(
     state: State,  # a training that has not begun
     folder: Path | None,  # of the checkpoint

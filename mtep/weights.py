@@ -486,7 +486,7 @@ def hub_errors(
         if hide:
             bars.enable_progress_bars()
 
-
+# %% ../nbs/06_weights.ipynb #weights-fetch
 def hub_entry(
     name: str,  # owner/model@revision
 ) -> Any:  # huggingface_hub.ModelInfo: commit, files with sizes, licence

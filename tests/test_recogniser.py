@@ -23,16 +23,14 @@ from mtep.emotion.recogniser import (
     plan_windows,
     plot_timeline,
     ravdess_line,
-    recordings_in,
     reduce_proba,
     reduction,
     save_picture,
-    stream_sound,
     stretches,
     text_grid,
     verdict_grid,
 )
-from mtep.media import Sound, read_sound, write_sound
+from mtep.media import Sound, read_sound, recordings_in, stream_sound, write_sound
 
 RATE = 16_000
 

@@ -27,7 +27,7 @@ from mtep.core import (  # noqa: E402
     file_digest,
 )
 from mtep.corpora import Corpus  # noqa: E402
-from mtep.emotion import recogniser, wav2vec2  # noqa: E402
+from mtep.emotion import wav2vec2  # noqa: E402
 from mtep.emotion.recogniser import Emotion  # noqa: E402
 from mtep.emotion.wav2vec2 import (  # noqa: E402
     FEWEST,

@@ -28,11 +28,12 @@ from mtep.core import (
 from ..corpora import Corpus, load
 from ..evaluation import confusion, folds, normalise_by_speaker, scores_of
 from ..features import extract, family
+from ..media import recordings_in
 
 # %% auto #0
-__all__ = ['KINDS', 'TRUSTED', 'CODES', 'SOUND_ENDINGS', 'make_estimator', 'check_features', 'Forest', 'save_forest',
-           'load_forest', 'own_importance', 'family_importance', 'train', 'clip_ids', 'write_features', 'write_output',
-           'find_clips', 'predict_files']
+__all__ = ['KINDS', 'TRUSTED', 'CODES', 'make_estimator', 'check_features', 'Forest', 'save_forest', 'load_forest',
+           'own_importance', 'family_importance', 'train', 'clip_ids', 'write_features', 'write_output', 'find_clips',
+           'predict_files']
 
 # %% ../../nbs/10_forest.ipynb #forest-estimator
 KINDS = ("forest", "svm")
@@ -261,24 +262,15 @@ def write_output(
     return write_text(path, "\n".join(lines) + "\n")
 
 # %% ../../nbs/10_forest.ipynb #forest-predict
-SOUND_ENDINGS = {".wav", ".flac", ".ogg", ".mp3", ".m4a", ".opus", ".aac", ".mp4", ".mkv", ".mov", ".avi", ".webm"}
-
-
 def find_clips(
     places: list[str | Path],  # files and folders
 ) -> list[Path]:  # files, in order
     "The clips named, and those below the folders named."
     found: list[Path] = []
     for place in map(Path, places):
-        if place.is_dir():
-            inside = (path for path in sorted(place.rglob("*")) if not path.name.startswith("."))
-            found.extend(path for path in inside if path.suffix.lower() in SOUND_ENDINGS and path.is_file())
-        elif place.is_file():
-            found.append(place)
-        else:
+        if not place.exists():
             raise InputError(f"file {place}", "is not there", "check the path")
-    if not found:
-        raise InputError(", ".join(map(str, places)), "holds no audio", f"give files ending in {', '.join(sorted(SOUND_ENDINGS))}")
+        found.extend(recordings_in(place) if place.is_dir() else [place])
     return found
 
 

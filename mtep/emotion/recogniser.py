@@ -13,9 +13,9 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -41,27 +41,16 @@ from mtep.core import (
     write_text,
 )
 from ..corpora import LABEL_MAPS, find, in_order
-from .forest import CODES, SOUND_ENDINGS, Forest, clip_ids, load_forest, train
+from .forest import CODES, Forest, clip_ids, load_forest, train
 from ..features import extractor, measure, named_files
-from mtep.media import (
-    Sound,
-    check_length,
-    local_file,
-    open_with_ffmpeg,
-    probe,
-    quiet_stderr,
-    resample,
-    stream_seconds,
-    truncated,
-)
+from ..media import Sound, probe, recordings_in, resample, stream_sound
 
 # %% auto #0
 __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR', 'RANGE', 'SPEECH', 'PAUSE', 'SILENCE',
-           'SHORTEST', 'DOUBTFUL', 'WEIGHED', 'ENDINGS', 'AHEAD', 'FEWEST_OWN', 'SUMMARY', 'RAVDESS_HEAD',
-           'CLOCK_STEPS', 'FORMATS', 'TIMELINES', 'ForestVoice', 'load_voice', 'load_forest_voice', 'load_from_folder',
-           'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'sndfile_blocks', 'ffmpeg_blocks',
-           'mono_blocks', 'at_rate', 'stream_sound', 'Plan', 'plan_windows', 'cut', 'stretches', 'frame_levels',
-           'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'recordings_in', 'clips_of', 'first_part',
+           'SHORTEST', 'DOUBTFUL', 'WEIGHED', 'AHEAD', 'FEWEST_OWN', 'SUMMARY', 'RAVDESS_HEAD', 'CLOCK_STEPS',
+           'FORMATS', 'TIMELINES', 'ForestVoice', 'load_voice', 'load_forest_voice', 'load_from_folder', 'Chosen',
+           'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'Plan', 'plan_windows', 'cut', 'stretches',
+           'frame_levels', 'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of', 'first_part',
            'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary', 'Prediction',
            'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid',
            'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
@@ -202,105 +191,6 @@ def reduce_proba(
     alike = np.full_like(kept, 1 / kept.shape[1])
     dropped = np.clip(1 - total[:, 0], 0, 1).round(6)
     return np.where(total > 1e-9, kept / np.maximum(total, 1e-9), alike), dropped
-
-# %% ../../nbs/17_recogniser.ipynb #recogniser-blocks
-def sndfile_blocks(
-    file: Any,  # soundfile.SoundFile
-    path: Path,  # its name
-    seconds: float,  # length of a block
-) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n, channels) and the file's rate
-    "Blocks of a file that libsndfile can read."
-    count, rate = 0, file.samplerate
-    file.seekable = lambda: False  # else soundfile seeks after every block, and an MP3 decoder stumbles there
-    while True:
-        with quiet_stderr(path):
-            try:
-                block = file.read(max(1, round(seconds * rate)), dtype="float32", always_2d=True)
-            except load_package("soundfile").LibsndfileError as error:
-                said = error.error_string.removeprefix("Error : ").rstrip(".")
-                raise MediaError(path, f"is truncated or damaged ({said})", "copy or download it again") from error
-        if not len(block):
-            break
-        count += len(block)
-        yield block, rate
-    if file.frames < 2**48 and count < file.frames - rate // 10:
-        raise truncated(path, f"{count / rate:.2f} s", f"{file.frames / rate:.2f} s")
-
-
-def ffmpeg_blocks(
-    path: Path,  # a file
-    seconds: float,  # length of a block, about
-) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n, channels) and the file's rate
-    "Blocks of the first sound track of any other file."
-    with open_with_ffmpeg(path) as container:
-        if not container.streams.audio:
-            raise MediaError(path, "is a video without a sound track", "choose a file with sound")
-        stream = container.streams.audio[0]
-        rate, promised, count, kept = stream.codec_context.sample_rate, stream_seconds(stream), 0, []
-        converter = load_package("av").AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
-        for frame in chain(container.decode(stream), [None]):
-            kept += [out.to_ndarray() for out in converter.resample(frame)]
-            if kept and (frame is None or sum(part.shape[1] for part in kept) >= seconds * rate):
-                block = np.concatenate(kept, axis=1).T
-                count, kept = count + len(block), []
-                yield block, rate
-    if promised and promised - count / rate > max(0.25, 0.02 * promised):
-        raise truncated(path, f"{count / rate:.2f} s", f"{promised:.2f} s")
-
-# %% ../../nbs/17_recogniser.ipynb #recogniser-stream
-def mono_blocks(
-    path: Path,  # a file
-    seconds: float,  # length of a block, about
-) -> Iterator[tuple[np.ndarray, int]]:  # float32 (n,) and the file's rate
-    "Blocks of any audio or video file, its channels averaged."
-    soundfile = load_package("soundfile")
-    check_length(path)
-    with ExitStack() as stack:
-        with quiet_stderr(path):
-            try:
-                file = stack.enter_context(soundfile.SoundFile(str(path)))
-            except soundfile.LibsndfileError:
-                file = None
-        for block, rate in sndfile_blocks(file, path, seconds) if file else ffmpeg_blocks(path, seconds):
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                reason = "holds samples that are not numbers (NaN or infinite)"
-                raise MediaError(path, reason, "convert the recording again")
-            yield mono, rate
-
-
-def at_rate(
-    blocks: Iterable[tuple[np.ndarray, int]],  # sound and its rate, the same for all
-    rate: int,  # samples a second wanted
-) -> Iterator[np.ndarray]:  # float32 (n,)
-    "The same sound at another rate; the filter goes on from block to block."
-    converter = None
-    for samples, own in blocks:
-        if own != rate:
-            converter = converter or load_package("soxr").ResampleStream(own, rate, 1, dtype="float32", quality="HQ")
-            samples = converter.resample_chunk(np.ascontiguousarray(samples))
-        yield samples
-    if converter:
-        yield converter.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def stream_sound(
-    path: str | Path,  # any audio or video file
-    rate: int = RATE,  # samples a second wanted
-    seconds: float = 10.0,  # length of a block
-) -> Iterator[Sound]:  # blocks of this length; the last may be shorter
-    "Sound of any audio or video file in blocks, in memory that does not grow with its length."
-    file, size, found = local_file(path), round(seconds * rate), False
-    rest = np.zeros(0, np.float32)
-    for samples in at_rate(mono_blocks(file, seconds), rate):
-        rest = np.concatenate([rest, samples]) if len(rest) else samples
-        while len(rest) >= size:
-            yield Sound(rest[:size], rate)
-            rest, found = rest[size:], True
-    if len(rest):
-        yield Sound(rest, rate)
-    elif not found:
-        raise MediaError(file, "holds no sound, only a header", "copy or download it again")
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-plan
 WINDOW, HOP, WHOLE = 4.0, 2.0, 10.0  # seconds: a window, from one to the next, and what is judged whole
@@ -531,21 +421,6 @@ class Clip(NamedTuple):
     source: Path | Sound  # a file, or sound in memory
 
 
-ENDINGS = SOUND_ENDINGS | set(".3gp .ac3 .aif .aiff .amr .flv .m4v .mka .mpeg .mpg .oga .ogv .wma .wmv".split())
-
-
-def recordings_in(
-    folder: str | Path,  # searched with all folders in it
-) -> list[Path]:  # files, in order
-    "Audio and video files below a folder, known by their endings; hidden ones are left out."
-    paths = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in ENDINGS)
-    found = [path for path in paths if not path.name.startswith(".") and path.is_file()]
-    if not found:
-        remedy = f"give files ending in {', '.join(sorted(ENDINGS))}"
-        raise InputError(folder, "holds no audio and no video", remedy)
-    return found
-
-
 def clips_of(
     sounds: Any,  # file, folder, Sound, corpus, list of these, or a mapping of names to files and Sounds
 ) -> list[Clip]:
@@ -664,7 +539,7 @@ def listen(
             hearing.over = True
             yield hearing, None
 
-
+# %% ../../nbs/17_recogniser.ipynb #recogniser-watched
 def watched(
     windows: Iterator[tuple[int, np.ndarray]],  # of one clip
     clip: Clip,  # which
@@ -840,7 +715,7 @@ def summary(
         "seconds": round(verdict.seconds, 2), "dropped": verdict.dropped, "note": "; ".join(verdict.notes),
     }  # fmt: skip
 
-
+# %% ../../nbs/17_recogniser.ipynb #recogniser-prediction-class
 class Prediction:
     "What was found out about several clips."
 
@@ -911,7 +786,7 @@ class Prediction:
         head = "| clip | emotion | probability | runner-up | |\n|---|---|---:|---|---:|"
         return "\n".join([head, *shown[:20], "", *more, "", "  \n".join([*self.notes[:12], *failed[:12]])])
 
-
+# %% ../../nbs/17_recogniser.ipynb #recogniser-number
 SUMMARY = ["clip", "emotion", "probability", "runner_up", "runner_up_probability", "seconds", "dropped", "note"]
 
 
@@ -1151,7 +1026,7 @@ def save_picture(
         figure.savefig(content, format=kind, dpi=140, metadata={"Date": None} if kind == "svg" else None)
     return write_bytes(path, content.getvalue() if kind == "svg" else fewer_colours(content.getvalue()))
 
-
+# %% ../../nbs/17_recogniser.ipynb #recogniser-line-file
 class LineFile:
     "A text file that grows line by line, and keeps what it has when the program ends early."
 

@@ -606,7 +606,7 @@ def load_voice_model(
         raise InputError(f"head {folder.name}", reason, "load that encoder, or train a head for this one")
     return assemble(tensors, encoder, config)
 
-
+# %% ../../nbs/11_wav2vec2.ipynb #voice-read
 def read_voice_config(
     folder: Path,  # of a voice model
 ) -> dict[str, Any]:
@@ -707,7 +707,7 @@ class AttentiveHead(nn.Module):
         parts = [part for weights in (even, self.attention(frames, mask)) for part in weighted_moments(frames, weights)]
         return self.out(self.drop(self.norm(torch.cat(parts, dim=-1))))
 
-
+# %% ../../nbs/11_wav2vec2.ipynb #voice-probe
 class ProbeHead(nn.Module):
     "A trained discriminant as a layer of a network, to be trained further."
 
