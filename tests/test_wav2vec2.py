@@ -50,6 +50,7 @@ from mtep.emotion.wav2vec2 import (  # noqa: E402
     cross_validate_nets,
     default_layers,
     enrol_at_random,
+    enrolled_temperature,
     enrolment_curve,
     first_net,
     fit_enrolled,
@@ -417,7 +418,7 @@ def test_temperature_where_one_speaker_alone_has_a_label(corpus, heard):
     table.loc[(table["emotion"] == "angry") & (table["speaker"] != "00"), "emotion"] = "sad"
     odd, rows = replace(corpus, table=table), np.arange(len(corpus))
     assert np.isfinite(temperature_of(discriminant(), heard, odd, rows))
-    assert np.isfinite(wav2vec2.enrolled_temperature(heard, odd))
+    assert np.isfinite(enrolled_temperature(heard, odd))
 
 
 # ------------------------------------------------------------------------------------------------ temperature
@@ -525,15 +526,16 @@ def test_curve_judges_no_clip_that_enrolled(corpus, heard, monkeypatch):
 
     monkeypatch.setattr(wav2vec2.Usual, "relative", watching)
 
-    def fitting(*args, **how):
-        fitted = fit_enrolled(*args, **how)
-        uses.clear()
-        return fitted
+    def warming(*args, **how):
+        warmth = enrolled_temperature(*args, **how)
+        uses.clear()  # what follows is the judging of the fold
+        return warmth
 
-    monkeypatch.setattr(wav2vec2, "fit_enrolled", fitting)
+    monkeypatch.setattr(wav2vec2, "enrolled_temperature", warming)
     found = enrolment_curve(heard, corpus, "leave-one-speaker-out", [0, 3, 5, "all"], draws=2)
     judged = found.groupby(["count", "draw"]).size()
     assert judged.to_dict() == {("0", 0): 72, ("3", 0): 54, ("3", 1): 54, ("5", 0): 42, ("5", 1): 42, ("all", 0): 72}
+    assert np.allclose(found[list(LABELS)].sum(axis=1), 1) and (found[list(LABELS)].idxmax(axis=1) == found.predicted).all()
     assert len(uses) == 5, "of the last fold: two draws of three, two of five, and all"
     rows = lambda values: {tuple(row) for row in values}
     for values, own in uses[:-1]:
@@ -561,7 +563,7 @@ def test_curve_is_repeatable_and_blind_to_test_labels(corpus, heard):
             (corpus, "speakers5", [5, "all"], 2, 1),
         )
     )  # fmt: skip
-    mine = lambda table: table[table["fold"] == fold.name]["predicted"].to_numpy()
+    mine = lambda table: table[table["fold"] == fold.name][["predicted", *LABELS]].to_numpy()
     assert np.array_equal(mine(one), mine(two))
     assert one.equals(enrolment_curve(heard, corpus, "speakers5", [5, "all"], 2)) and not one.equals(other)
 

@@ -66,7 +66,7 @@ from mtep.training import (
 __all__ = ['KINDS', 'PRIOR', 'PRIOR_SPREAD', 'FEWEST', 'LIMITS', 'Discriminant', 'FrozenHead', 'make_classifier', 'checked',
            'softmax', 'default_layers', 'hear', 'stacked', 'cross_validate_heads', 'as_predictions', 'speaker_parts',
            'best_temperature', 'temperature_of', 'among', 'Usual', 'enrol_at_random', 'fit_enrolled', 'enrolment_curve',
-           'Linear', 'VoiceModel', 'train_voice', 'enrolled_temperature', 'save_voice_model', 'model_card',
+           'enrolled_temperature', 'Linear', 'VoiceModel', 'train_voice', 'save_voice_model', 'model_card',
            'load_voice_model', 'read_voice_config', 'assemble', 'AttentiveHead', 'ProbeHead', 'weighted_moments',
            'VoiceNet', 'blank_frames', 'block_names', 'tuning_plan', 'read_clip', 'clip_batches', 'first_net',
            'train_net', 'cross_validate_nets']
@@ -97,8 +97,12 @@ class Discriminant:
         ridge = self.shrinkage * np.trace(covariance) / size
         covariance *= 1 - self.shrinkage
         covariance.flat[:: size + 1] += max(ridge, 1e-9)
-        solve = load_package("scipy.linalg").solve
-        self.coef_ = solve(covariance, means.T, assume_a="pos", overwrite_a=True).T
+        linalg = load_package("scipy.linalg")
+        try:
+            self.coef_ = linalg.solve(covariance, means.T, assume_a="pos", overwrite_a=True).T
+        except linalg.LinAlgError as error:
+            reason = "leaves a covariance that cannot be inverted"
+            raise InputError(f"shrinkage={self.shrinkage!r}", reason, "use a larger one; 0.5 is usual") from error
         self.intercept_ = -0.5 * np.einsum("kd,kd->k", means, self.coef_)
         return self
 
@@ -384,14 +388,16 @@ def enrolment_curve(
     draws: int = 3,  # random choices of these clips
     seed: int = 0,  # of all draws
     shrinkage: float = 0.5,  # of the discriminant's covariance
-) -> pd.DataFrame:  # a row for each tested clip, count and draw: count, draw, fold, speaker, truth, predicted
+) -> pd.DataFrame:  # a row per tested clip, count and draw: these, fold, speaker, truth, predicted, probabilities
     "Predictions for speakers of whom some clips have been heard; those clips themselves are not judged."
     emotion, speaker, rows = corpus.table["emotion"].to_numpy(), corpus.table["speaker"].to_numpy(), []
-    values = heard[0].to_numpy(np.float32)
+    values, make = heard[0].to_numpy(np.float32), partial(FrozenHead, "discriminant", shrinkage)
     for fold in progress(folds(corpus, protocol), label=f"enrolment, {protocol}", unit="fold"):
         rng = np.random.default_rng([seed, *fold.name.encode()])
-        plain = FrozenHead("discriminant", shrinkage).fit(stacked(heard, fold.train), np.tile(emotion[fold.train], len(heard)))
+        plain = make().fit(stacked(heard, fold.train), np.tile(emotion[fold.train], len(heard)))
         head, usual = fit_enrolled(heard, corpus, fold.train, rng, shrinkage=shrinkage)
+        warmth = enrolled_temperature(heard, corpus, fold.train, seed, shrinkage) if set(counts) - {0} else 1.0
+        warmth_plain = temperature_of(make, heard, corpus, fold.train) if 0 in counts else 1.0
         for count in counts:
             for draw in range(draws if count not in (0, "all") else 1):
                 for name in np.unique(speaker[fold.test]):
@@ -399,15 +405,37 @@ def enrolment_curve(
                     own = theirs if count == "all" else rng.choice(theirs, min(int(count), len(theirs) - 1), replace=False)
                     judged = theirs if count == "all" else np.setdiff1d(theirs, own)
                     if len(own) < 1:
-                        scores = plain.scores(heard[0].iloc[judged])
+                        proba = softmax(plain.scores(heard[0].iloc[judged]) / warmth_plain)
                     else:
-                        scores = head.scores(pd.DataFrame(usual.relative(values[judged], values[own]), columns=heard[0].columns))
-                    told = np.asarray(head.labels)[scores.argmax(axis=1)]
+                        relative = pd.DataFrame(usual.relative(values[judged], values[own]), columns=heard[0].columns)
+                        proba = softmax(head.scores(relative) / warmth)
+                    told = np.asarray(head.labels)[proba.argmax(axis=1)]
                     rows.append(pd.DataFrame({
                         "count": str(count), "draw": draw, "fold": fold.name, "speaker": name,
-                        "truth": emotion[judged], "predicted": told,
+                        "truth": emotion[judged], "predicted": told, **dict.fromkeys(corpus.labels, 0.0), **dict(zip(head.labels, proba.T)),
                     }))  # fmt: skip
     return pd.concat(rows, ignore_index=True)
+
+
+def enrolled_temperature(
+    heard: Sequence[pd.DataFrame],  # states in the corpus's order, one table a speed
+    corpus: Corpus,  # whose labels are learned
+    rows: np.ndarray | None = None,  # training clips; all if not given
+    seed: int = 0,  # of the draws
+    shrinkage: float = 0.5,  # of the discriminant's covariance
+) -> float:
+    "The temperature of the head for enrolled speakers, found on training speakers held out in turn."
+    emotion, speaker, scores, truth = corpus.table["emotion"].to_numpy(), corpus.table["speaker"].to_numpy(), [], []
+    rows = np.arange(len(emotion)) if rows is None else rows
+    labels = np.unique(emotion[rows].astype(str))
+    for fit, judged in speaker_parts(speaker[rows]):
+        rng, judged = np.random.default_rng(seed), rows[judged]
+        head, usual = fit_enrolled(heard, corpus, rows[fit], rng, shrinkage=shrinkage)
+        judged = judged[np.isin(emotion[judged], head.labels)]
+        own = enrol_at_random(heard[0].iloc[judged], speaker[judged], usual, rng)
+        scores.append(among(labels, head, head.scores(own)))
+        truth.append(np.searchsorted(labels, emotion[judged]))
+    return best_temperature(np.concatenate(scores), np.concatenate(truth))
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-linear
 @dataclass(frozen=True)
@@ -499,7 +527,7 @@ def train_voice(
     make = partial(FrozenHead, "discriminant", shrinkage)
     head = make().fit(stacked(heard, rows), np.tile(emotion, len(heard)))
     enrolled, usual = fit_enrolled(heard, corpus, rows, np.random.default_rng(seed), shrinkage=shrinkage)
-    warm = temperature_of(make, heard, corpus, rows), enrolled_temperature(heard, corpus, seed, shrinkage)
+    warm = temperature_of(make, heard, corpus, rows), enrolled_temperature(heard, corpus, rows, seed, shrinkage)
     model = VoiceModel(encoder, layers, head.labels, Linear.of(head, warm[0]), Linear.of(enrolled, warm[1]), usual)
     model.card = {
         "corpus": corpus.name, "digest": corpus.digest(), "clips": len(corpus), "speakers": len(corpus.speakers),
@@ -510,25 +538,6 @@ def train_voice(
 
 
 LIMITS = "Acted speech of trained speakers; trained on every clip, so no figure can be measured on this corpus with it."
-
-
-def enrolled_temperature(
-    heard: Sequence[pd.DataFrame],  # states in the corpus's order, one table a speed
-    corpus: Corpus,  # whose labels are learned
-    seed: int = 0,  # of the draws
-    shrinkage: float = 0.5,  # of the discriminant's covariance
-) -> float:
-    "The temperature of the head for enrolled speakers, found on speakers held out in turn."
-    emotion, speaker, scores, truth = corpus.table["emotion"].to_numpy(), corpus.table["speaker"].to_numpy(), [], []
-    labels = np.unique(emotion.astype(str))
-    for fit, judged in speaker_parts(speaker):
-        rng = np.random.default_rng(seed)
-        head, usual = fit_enrolled(heard, corpus, fit, rng, shrinkage=shrinkage)
-        judged = judged[np.isin(emotion[judged], head.labels)]
-        own = enrol_at_random(heard[0].iloc[judged], speaker[judged], usual, rng)
-        scores.append(among(labels, head, head.scores(own)))
-        truth.append(np.searchsorted(labels, emotion[judged]))
-    return best_temperature(np.concatenate(scores), np.concatenate(truth))
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-save
 def save_voice_model(
