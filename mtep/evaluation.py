@@ -17,9 +17,9 @@ from .corpora import Corpus
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ACTOR_FOLDS', 'Protocol', 'Fold', 'speaker_groups', 'applicable', 'check_protocol', 'folds', 'leaks',
-           'audit', 'confusion', 'scores_of', 'class_table', 'bootstrap', 'normalise_by_speaker', 'cross_validate',
-           'summarise', 'plot_confusion', 'plot_scores', 'plot_recall', 'reliability', 'calibration_error',
-           'plot_reliability']
+           'audit', 'confusion', 'scores_of', 'class_table', 'bootstrap', 'normalise_by_speaker', 'as_predictions',
+           'cross_validate', 'summarise', 'plot_confusion', 'plot_scores', 'plot_recall', 'reliability',
+           'calibration_error', 'plot_reliability', 'softmax', 'best_temperature', 'calibrate_by_fold']
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-protocol
 @dataclass(frozen=True)
@@ -238,6 +238,20 @@ def normalise_by_speaker(
     return (table - groups.transform("mean")) / spread.clip(lower=floor, axis=1).replace(0, 1.0)
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-cv
+def as_predictions(
+    corpus: Corpus,  # whose clips were tested
+    fold: Fold,  # which of them
+    protocol: str,  # under which protocol
+    system: str,  # by what
+    proba: pd.DataFrame,  # a row a tested clip, in the fold's order, a column a label; a missing label has probability 0
+) -> pd.DataFrame:  # file, speaker, fold, protocol, system, truth, predicted, and a column a label
+    "Predictions of one fold, one row a tested clip."
+    tested = corpus.table.iloc[fold.test][["file", "speaker", "emotion"]].reset_index(drop=True)
+    proba = proba.reset_index(drop=True).reindex(columns=list(corpus.labels), fill_value=0.0)
+    rows = tested[["file", "speaker"]].assign(fold=fold.name, protocol=protocol, system=system)
+    return pd.concat([rows.assign(truth=tested["emotion"], predicted=proba.idxmax(axis=1)), proba], axis=1)
+
+
 def cross_validate(
     make: Callable[[], Any],  # makes a fresh recogniser
     inputs: pd.DataFrame,  # features in the corpus's order, (clips, d)
@@ -248,17 +262,11 @@ def cross_validate(
     "Train and test a recogniser on every fold of a protocol."
     if len(inputs) != len(corpus.table):
         raise InputError(f"{len(inputs)} rows", f"do not match the {len(corpus.table)} clips of {corpus.name}", "extract again")
-    table, labels = corpus.table, list(corpus.labels)
-    parts = []
+    emotion, parts = corpus.table["emotion"], []
     for fold in progress(folds(corpus, protocol), label=f"{system}, {protocol}", unit="fold"):
         model = make()
-        model.fit(inputs.iloc[fold.train], table["emotion"].iloc[fold.train])
-        proba = model.predict_proba(inputs.iloc[fold.test]).reindex(columns=labels, fill_value=0.0)
-        rows = table.iloc[fold.test][["file", "speaker"]].reset_index(drop=True)
-        rows = rows.assign(fold=fold.name, protocol=protocol, system=system)
-        rows["truth"] = table["emotion"].iloc[fold.test].to_numpy()
-        rows["predicted"] = proba.idxmax(axis=1).to_numpy()
-        parts.append(pd.concat([rows, proba.reset_index(drop=True)], axis=1))
+        model.fit(inputs.iloc[fold.train], emotion.iloc[fold.train])
+        parts.append(as_predictions(corpus, fold, protocol, system, model.predict_proba(inputs.iloc[fold.test])))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-summary
@@ -393,3 +401,40 @@ def plot_reliability(
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share that was right", aspect="equal")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+# %% ../nbs/05_evaluation.ipynb #evaluation-temperature
+def softmax(
+    scores: np.ndarray,  # (n, labels)
+) -> np.ndarray:  # rows sum to 1
+    "Scores to probabilities."
+    grown = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return grown / grown.sum(axis=1, keepdims=True)
+
+
+def best_temperature(
+    scores: np.ndarray,  # of clips that the recogniser has not learned from, (n, labels)
+    truth: np.ndarray,  # number of each clip's label, (n,)
+) -> float:
+    "The divisor of the scores under which the truth is most likely."
+    def loss(log_warmth: float) -> float:
+        proba = softmax(scores / np.exp(log_warmth))
+        return -np.log(np.maximum(proba[np.arange(len(truth)), truth], 1e-12)).mean()
+
+    found = load_package("scipy.optimize").minimize_scalar(loss, bounds=(-5, 9), method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibrate_by_fold(
+    predictions: pd.DataFrame,  # of one system under one protocol; columns fold, truth, and a probability for each label
+    labels: Iterable[str],  # all labels, in order
+) -> tuple[pd.DataFrame, float]:  # the same with other probabilities, and the temperature of all folds together
+    "Divide the scores of each fold by the temperature found on all other folds."
+    labels = list(labels)
+    scores = np.log(np.maximum(predictions[labels].to_numpy(float), 1e-9))
+    truth = predictions["truth"].map({label: k for k, label in enumerate(labels)}).to_numpy()
+    proba = np.empty(scores.shape)
+    for fold in predictions["fold"].unique():
+        inside = (predictions["fold"] == fold).to_numpy()
+        warmth = best_temperature(scores[~inside], truth[~inside]) if (~inside).any() else 1.0
+        proba[inside] = softmax(scores[inside] / warmth)
+    return predictions.assign(**dict(zip(labels, proba.T))), best_temperature(scores, truth)

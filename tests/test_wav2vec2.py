@@ -42,7 +42,6 @@ from mtep.emotion.wav2vec2 import (  # noqa: E402
     Usual,
     VoiceModel,
     VoiceNet,
-    best_temperature,
     blank_frames,
     block_names,
     clip_batches,
@@ -58,7 +57,6 @@ from mtep.emotion.wav2vec2 import (  # noqa: E402
     load_voice_model,
     read_clip,
     save_voice_model,
-    softmax,
     speaker_parts,
     stacked,
     temperature_of,
@@ -67,7 +65,7 @@ from mtep.emotion.wav2vec2 import (  # noqa: E402
     tuning_plan,
 )
 from mtep.encoders import fingerprint, load_encoder, tiny_checkpoint, trim_silence  # noqa: E402
-from mtep.evaluation import folds  # noqa: E402
+from mtep.evaluation import best_temperature, folds, softmax  # noqa: E402
 from mtep.media import Sound, read_sound, write_sound  # noqa: E402
 from mtep.training import History, parameter_table, predict  # noqa: E402
 from mtep.weights import SEAL, seal  # noqa: E402

@@ -45,7 +45,7 @@ from mtep.encoders import (
     pooled,
     trim_silence,
 )
-from ..evaluation import Fold, folds
+from ..evaluation import as_predictions, best_temperature, folds, softmax
 from ..media import check_sound, read_sound
 from mtep.training import (
     Batch,
@@ -64,12 +64,11 @@ from mtep.training import (
 
 # %% auto #0
 __all__ = ['KINDS', 'PRIOR', 'PRIOR_SPREAD', 'FEWEST', 'LIMITS', 'Discriminant', 'FrozenHead', 'make_classifier', 'checked',
-           'softmax', 'default_layers', 'hear', 'stacked', 'cross_validate_heads', 'as_predictions', 'speaker_parts',
-           'best_temperature', 'temperature_of', 'among', 'Usual', 'enrol_at_random', 'fit_enrolled', 'enrolment_curve',
-           'enrolled_temperature', 'Linear', 'VoiceModel', 'train_voice', 'save_voice_model', 'model_card',
-           'load_voice_model', 'read_voice_config', 'assemble', 'AttentiveHead', 'ProbeHead', 'weighted_moments',
-           'VoiceNet', 'blank_frames', 'block_names', 'tuning_plan', 'read_clip', 'clip_batches', 'first_net',
-           'train_net', 'cross_validate_nets']
+           'default_layers', 'hear', 'stacked', 'cross_validate_heads', 'speaker_parts', 'temperature_of', 'among',
+           'Usual', 'enrol_at_random', 'fit_enrolled', 'enrolment_curve', 'enrolled_temperature', 'Linear',
+           'VoiceModel', 'train_voice', 'save_voice_model', 'model_card', 'load_voice_model', 'read_voice_config',
+           'assemble', 'AttentiveHead', 'ProbeHead', 'weighted_moments', 'VoiceNet', 'blank_frames', 'block_names',
+           'tuning_plan', 'read_clip', 'clip_batches', 'first_net', 'train_net', 'cross_validate_nets']
 
 # %% ../../nbs/11_wav2vec2.ipynb #voice-discriminant
 class Discriminant:
@@ -188,14 +187,6 @@ def checked(
         raise InputError(f"values of {row}", "are not finite numbers", "check or leave out the clip")
     return values
 
-
-def softmax(
-    scores: np.ndarray,  # (n, labels)
-) -> np.ndarray:  # rows sum to 1
-    "Scores to probabilities."
-    grown = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return grown / grown.sum(axis=1, keepdims=True)
-
 # %% ../../nbs/11_wav2vec2.ipynb #voice-hear
 def default_layers(
     encoder: Encoder,  # loaded
@@ -242,20 +233,6 @@ def cross_validate_heads(
         parts.append(as_predictions(corpus, fold, protocol, system, pd.DataFrame(proba, columns=head.labels)))
     return pd.concat(parts, ignore_index=True)
 
-
-def as_predictions(
-    corpus: Corpus,  # whose clips were tested
-    fold: Fold,  # which of them
-    protocol: str,  # under which protocol
-    system: str,  # by what
-    proba: pd.DataFrame,  # a row a tested clip, in the fold's order, a column a label
-) -> pd.DataFrame:  # as evaluation.cross_validate gives it
-    "Predictions of one fold, one row a tested clip."
-    tested = corpus.table.iloc[fold.test][["file", "speaker", "emotion"]].reset_index(drop=True)
-    proba = proba.reset_index(drop=True).reindex(columns=list(corpus.labels), fill_value=0.0)
-    rows = tested[["file", "speaker"]].assign(fold=fold.name, protocol=protocol, system=system)
-    return pd.concat([rows.assign(truth=tested["emotion"], predicted=proba.idxmax(axis=1)), proba], axis=1)
-
 # %% ../../nbs/11_wav2vec2.ipynb #voice-warmth
 def speaker_parts(
     speakers: Sequence[str],  # of each training clip, (n,)
@@ -269,19 +246,6 @@ def speaker_parts(
     for k in range(min(parts, len(names))):
         inside = np.isin(speakers, names[k::parts])
         yield np.flatnonzero(~inside), np.flatnonzero(inside)
-
-
-def best_temperature(
-    scores: np.ndarray,  # of clips that the head has not seen, (n, labels)
-    truth: np.ndarray,  # number of each clip's label, (n,)
-) -> float:
-    "The divisor of the scores under which the truth is most likely."
-    def loss(log_warmth: float) -> float:
-        proba = softmax(scores / np.exp(log_warmth))
-        return -np.log(np.maximum(proba[np.arange(len(truth)), truth], 1e-12)).mean()
-
-    found = load_package("scipy.optimize").minimize_scalar(loss, bounds=(-5, 9), method="bounded")
-    return float(np.exp(found.x))
 
 
 def temperature_of(
