@@ -16,8 +16,8 @@ def listed(name: str) -> list[str]:
     return [line.strip() for line in cfg.get(name, "").splitlines() if line.strip()]
 
 
-extras = {name: listed(f"{name}_requirements") for name in ("speech", "text", "offline", "praat")}
-extras["dev"] = listed("dev_requirements") + extras["speech"] + extras["praat"]
+extras = {name: listed(f"{name}_requirements") for name in ("speech", "text", "offline", "praat", "onnx")}
+extras["dev"] = listed("dev_requirements") + extras["speech"] + extras["praat"] + extras["onnx"]
 assets = here / "mtep" / "assets"
 
 setup(

@@ -28,17 +28,17 @@ from .core import InputError, MtepError, choose, load_package, package_versions,
 __all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine',
            'Force', 'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath',
            'OutFolder', 'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD',
-           'WEIGHTS_HELP', 'WeightsName', 'AnyWeights', 'models_app', 'Recordings', 'EmotionModel', 'LabelSet',
-           'EnrolFolder', 'WindowSeconds', 'HopSeconds', 'EmotionFormat', 'EmotionOutput', 'Timelines', 'DeviceName',
-           'ReaderCount', 'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors',
-           'examples', 'common', 'complete_experiment', 'complete_corpus', 'complete_features', 'parameter_lines',
-           'complete_parameter', 'report_root', 'shown_path', 'setting_text', 'list_experiments', 'outcome',
-           'figure_text', 'key_figures', 'outcome_text', 'run_and_tell', 'run', 'bench', 'local_or_committed',
-           'comparison_view', 'reports', 'tell_reports', 'corpus_state', 'data_list', 'data_info', 'data_get',
-           'data_verify', 'complete_weights', 'hearing', 'weights_table', 'models_list', 'models_get', 'models_path',
-           'models_verify', 'sounds_from', 'features', 'model_for', 'predict', 'train', 'complete_emotion_model',
-           'tell_emotions', 'emotion', 'licence_of', 'packages', 'advice_on', 'checkup', 'checkup_text', 'doctor',
-           'site', 'main']
+           'WEIGHTS_HELP', 'WeightsName', 'AnyWeights', 'models_app', 'ToExport', 'OnnxFile', 'Overwrite', 'Recordings',
+           'EmotionModel', 'LabelSet', 'EnrolFolder', 'WindowSeconds', 'HopSeconds', 'EmotionFormat', 'EmotionOutput',
+           'Timelines', 'DeviceName', 'ReaderCount', 'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit',
+           'remark', 'OneLineErrors', 'examples', 'common', 'complete_experiment', 'complete_corpus',
+           'complete_features', 'parameter_lines', 'complete_parameter', 'report_root', 'shown_path', 'setting_text',
+           'list_experiments', 'outcome', 'figure_text', 'key_figures', 'outcome_text', 'run_and_tell', 'run', 'bench',
+           'local_or_committed', 'comparison_view', 'reports', 'tell_reports', 'corpus_state', 'data_list', 'data_info',
+           'data_get', 'data_verify', 'complete_weights', 'hearing', 'weights_table', 'models_list', 'models_get',
+           'models_path', 'models_verify', 'onnx_file', 'models_export', 'sounds_from', 'features', 'model_for',
+           'predict', 'train', 'complete_emotion_model', 'tell_emotions', 'emotion', 'licence_of', 'packages',
+           'advice_on', 'checkup', 'checkup_text', 'doctor', 'site', 'main']
 
 # %% ../nbs/33_cli.ipynb #cli-streams
 def steady_streams(
@@ -675,7 +675,8 @@ AnyWeights = Annotated[
 models_app = typer.Typer(
     help="Model weights: which there are, on what terms, whether they are whole.", **PLAIN,
     epilog=examples(
-        "mtep models list", "mtep models get whisper-base", "mtep models verify", "mtep models path whisper-base"
+        "mtep models list", "mtep models get whisper-base", "mtep models verify", "mtep models path whisper-base",
+        "mtep models export emotion-cnn -o emotion.onnx",
     ),
 )  # fmt: skip
 app.add_typer(models_app, name="models")
@@ -769,6 +770,53 @@ def models_verify(
     emit({"ok": not wrong, "findings": plain}, f"{text_table(rows)}\n\n{verdict}".strip(), as_json)
     if wrong:
         raise typer.Exit(1)
+
+# %% ../nbs/33_cli.ipynb #cli-models-3
+ToExport = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|FOLDER", autocompletion=complete_weights, help="emotion-cnn, or a folder of such a network."
+    ),
+]
+OnnxFile = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.onnx", help="File to write.")]
+Overwrite = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+
+
+def onnx_file(
+    path: Path,  # as asked for
+    force: bool = False,  # write over a file that is there
+) -> Path:
+    "A path at which an ONNX file may be written."
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"file {path}", "does not end in .onnx", "give a name that does")
+    if path.is_dir():
+        raise InputError(f"file {path}", "is a folder", "name a file in it")
+    if path.exists() and not force:
+        raise InputError(f"file {path}", "is there already", "give another name, or --force to write over it")
+    return path
+
+
+@models_app.command("export", epilog=examples(
+    "mtep models export emotion-cnn -o emotion.onnx          the network that ships",
+    "mtep models export model/ -o model.onnx --force         one of your own, over an older file",
+))  # fmt: skip
+def models_export(
+    name: ToExport,  # a network on spectra
+    output: OnnxFile,  # where it goes
+    force: Overwrite = False,  # over a file that is there
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    """Write a network on spectra as ONNX.
+
+    The file takes one clip's log-mel spectrum in dB, (1, 64, frames), and gives the probabilities of its labels.
+    """
+    path, module = onnx_file(output, force), load_package("mtep.emotion.spectrogram")
+    model = hearing(module.load_sound_model, name)
+    worst = module.export_onnx(model, path)
+    size = path.stat().st_size
+    text = f"{path}: {size:,} bytes; differs from torch by at most {worst:.1e}\nlabels: {', '.join(model.labels)}"
+    told = {"name": name, "path": str(path), "bytes": size, "difference": worst, "labels": list(model.labels)}
+    emit(told, text, as_json)
 
 # %% ../nbs/33_cli.ipynb #cli-sounds
 def sounds_from(
@@ -905,8 +953,8 @@ EmotionModel = Annotated[
     str,
     typer.Option(
         "--model", "-m", metavar="MODEL", autocompletion=complete_emotion_model,
-        help="voice (a head on Whisper), forest (trained here from a corpus), or a model's folder; "
-        "auto is the first that can be had.",
+        help="voice (a head on Whisper), cnn (small, needs no encoder), forest (trained here from a corpus), "
+        "or a model's folder; auto is the first that can be had.",
     ),
 ]  # fmt: skip
 LabelSet = Annotated[str | None, _option("--labels", "-l", metavar="SET", help="eight, five or four emotions.")]

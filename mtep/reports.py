@@ -32,8 +32,8 @@ from .evaluation import PROTOCOLS, plot_confusion, plot_scores
 __all__ = ['COLUMNS', 'SCORES', 'LATEX', 'SPEED', 'Run', 'find_runs', 'current_ids', 'table_of', 'collect', 'protocol_order',
            'protocol_title', 'chosen_rows', 'figure_text', 'main_table', 'other_table', 'latex_text', 'markdown_table',
            'latex_table', 'slug', 'title_of', 'sections', 'runs_line', 'tables_text', 'save_figure', 'draw_scores',
-           'draw_confusions', 'predictions_of', 'figures_of', 'draw_all', 'numbers_of', 'gather', 'publish', 'is_speed',
-           'notes_on', 'verdict', 'compare', 'comparison_text']
+           'draw_confusions', 'predictions_of', 'figures_of', 'draw_all', 'numbers_of', 'gather', 'publish',
+           'check_names', 'is_speed', 'notes_on', 'verdict', 'compare', 'comparison_text']
 
 # %% ../nbs/31_reports.ipynb #reports-run
 @dataclass(frozen=True)
@@ -488,7 +488,24 @@ def publish(
             ", ".join(synthetic), "cannot be published: measured on SYNTHETIC data",
             f"remove them from {root}, or gather them in reports/local",
         )  # fmt: skip
+    check_names(find_runs(root))
     return gather(root)
+
+
+def check_names(
+    runs: Iterable[Run],  # from find_runs
+) -> None:
+    "Refuse runs of different notebooks that call different systems by one name: a paper could not tell them apart."
+    runs = list(runs)
+    current, found = current_ids(runs), {}
+    for run in runs:
+        if (run.experiment, run.id) in current:
+            for metric in run.metrics:
+                found.setdefault(metric.key, set()).add(run.record.get("notebook", ""))
+    for key, notebooks in found.items():
+        if len(notebooks) > 1:
+            reason = f"is reported by {' and '.join(sorted(notebooks))}"
+            raise ExperimentError(f"number {key!r}", reason, "give the systems different names and run one of them again")
 
 # %% ../nbs/31_reports.ipynb #reports-compare
 SPEED = {"seconds", "ratio", "speed", "speedup", "memory", "rss", "pss", "mb", "mib", "gib", "x", "×", "clips/s"}

@@ -102,6 +102,14 @@ OURS = (
         homepage="https://github.com/mtep-project/mtep",
         citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391, for the recordings it learned from",
     ),
+    Artefact(
+        name="emotion-cnn",
+        purpose="emotion in speech without an encoder: "
+        "a small convolutional network on log-mel spectra, trained on RAVDESS",
+        licence="CC BY-NC-SA 4.0, as RAVDESS is",
+        homepage="https://github.com/mtep-project/mtep",
+        citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391, for the recordings it learned from",
+    ),
 )
 
 # %% ../nbs/06_weights.ipynb #weights-folders

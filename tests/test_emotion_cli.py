@@ -163,7 +163,9 @@ def test_model_and_its_replacement_are_told(clips, monkeypatch):
     monkeypatch.setitem(recogniser.MODELS, "voice", missing)
     assert "Chosen because there is no voice model: weights are not here" in typed("clips/loud.wav").stderr
     assert "weights are not here; run: something" in refused("clips/loud.wav --model voice")
+    monkeypatch.setitem(recogniser.MODELS, "cnn", missing)
     monkeypatch.setitem(recogniser.MODELS, "forest", missing)
+    assert "no cnn model: weights are not here" in refused("clips/loud.wav")
     assert 'pip install "mtep[offline]"' in refused("clips/loud.wav")
 
 

@@ -337,7 +337,7 @@ def test_code_that_is_not_python_is_named(tmp_path):
 
 
 def test_weights_must_exist(tmp_path):
-    with pytest.raises(InputError, match="weights 'none.safetensors' is not known; choose one of: emotion-whisper-base"):
+    with pytest.raises(InputError, match="weights 'none.safetensors' is not known; choose one of: .*emotion-whisper-base"):
         prepare(notebook(tmp_path, RESULT), {}, weights=["none.safetensors"])
     plain, weighted = (prepare(notebook(tmp_path, RESULT), {}, weights=w) for w in ([], ["report/conf.json"]))
     assert plain.id != weighted.id

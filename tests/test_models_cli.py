@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from mtep.cli import app
 from mtep.core import write_json
+from mtep.weights import assets_folder
 
 DATA = {"model.dat": b"some weights", "config.json": b"{}"}
 
@@ -53,7 +55,7 @@ def refused(*words):
     return line
 
 
-@pytest.mark.parametrize("command", ["", "list", "get", "verify", "path"])
+@pytest.mark.parametrize("command", ["", "list", "get", "verify", "path", "export"])
 def test_every_help_has_examples(command):
     text = typed(*command.split(), "--help").stdout
     assert "Examples:" in text and "  mtep models" in text
@@ -123,6 +125,71 @@ def test_a_fault_that_is_passed_over_is_told(own, toy, tmp_path):
     assert json.loads(typed("list", "--json").stdout)[-1]["state"] == "damaged"
 
 
+# ------------------------------------------------------------------------------------------ export
+
+
+@pytest.fixture
+def network(tmp_path):
+    "A network on spectra that has learned nothing."
+    from mtep.emotion.spectrogram import NETWORKS, SoundModel, save_sound_model
+
+    return save_sound_model(SoundModel(NETWORKS["compact"](3), "compact", ["sad", "angry", "happy"]), tmp_path / "net")
+
+
+def test_export(network, tmp_path):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    path = tmp_path / "new" / "net.onnx"
+    told = json.loads(typed("export", network, "-o", path, "--json").stdout)
+    assert told["path"] == str(path) and told["bytes"] == path.stat().st_size and 0 <= told["difference"] < 1e-4
+    assert told["labels"] == ["sad", "angry", "happy"] and told["name"] == str(network)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ((proba,),) = session.run(None, {"spectrum": np.full((1, 64, 77), -40, np.float32)})
+    assert proba.shape == (3,) and proba.sum() == pytest.approx(1, abs=1e-5)
+    before = path.read_bytes()
+    assert f"file {path} is there already; give another name, or --force" in refused("export", network, "-o", path)
+    path.write_bytes(b"older")
+    text = typed("export", network, "-o", path, "--force").stdout
+    assert path.read_bytes() == before and f"{path}: {len(before):,} bytes; differs from torch by at most" in text
+    assert "labels: sad, angry, happy" in text
+
+
+def test_export_refuses(network, toy, tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    assert "does not end in .onnx" in refused("export", network, "-o", tmp_path / "net.pt")
+    (tmp_path / "folder.onnx").mkdir()
+    assert "is a folder" in refused("export", network, "-o", tmp_path / "folder.onnx", "--force")
+    assert "is not there" in refused("export", tmp_path / "nowhere", "-o", path)
+    assert "did you mean 'emotion-cnn'?" in refused("export", "emotion-cn", "-o", path)
+    assert "holds a model of another kind (None)" in refused("export", "toy", "-o", path)
+    assert "holds a model of another kind (mtep.emotion.wav2vec2)" in refused("export", "emotion-whisper-base", "-o", path)
+    typed("export", network, code=2)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert 'package \'onnx\' is not installed; run: pip install "mtep[onnx]"' in refused("export", network, "-o", path)
+    (network / "net.safetensors").write_bytes(b"x")
+    assert "net.safetensors" in refused("export", network, "-o", path)
+    assert not path.exists()
+
+
+def test_a_network_that_cannot_be_exported(tmp_path):
+    from mtep.emotion.spectrogram import NETWORKS, SoundModel, save_sound_model
+
+    folder = save_sound_model(SoundModel(NETWORKS["crnn"](2), "crnn", ["sad", "angry"]), tmp_path / "crnn")
+    assert "reads packed sequences, which ONNX does not know" in refused("export", folder, "-o", tmp_path / "net.onnx")
+
+
+def test_export_of_what_is_shipped(tmp_path):
+    if not (assets_folder() / "emotion-cnn").is_dir():
+        assert "weights 'emotion-cnn' are not here" in refused("export", "emotion-cnn", "-o", tmp_path / "net.onnx")
+        states = {row["name"]: row for row in json.loads(typed("list", "--json").stdout)}
+        assert states["emotion-cnn"]["state"] == "missing" and states["emotion-cnn"]["where"] is None
+        pytest.skip("mtep/assets/emotion-cnn is not part of this checkout")
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    told = json.loads(typed("export", "emotion-cnn", "-o", tmp_path / "net.onnx", "--json").stdout)
+    assert len(told["labels"]) == 8
+
+
 def test_doctor_shows_weights(toy):
     ended = CliRunner().invoke(app, ["doctor", "--json"])
     rows = {row["name"]: row for row in json.loads(ended.stdout)["weights"]}
@@ -136,7 +203,7 @@ def test_the_commands_load_nothing_heavy(toy):
         "import sys\nfrom mtep.cli import main\nsys.argv = ['mtep', *sys.argv[1:]]\n"
         "try: main()\nexcept SystemExit: pass\nprint(*sys.modules)"
     )
-    for line in (["--help"], ["models", "--help"], ["models", "path", "toy"], ["models", "list"]):
+    for line in (["--help"], ["models", "--help"], ["models", "path", "toy"], ["models", "list"], ["models", "export", "--help"]):
         run = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, check=True)
         loaded = {*run.stdout.splitlines()[-1].split()}
         assert not {"numpy", "torch", "transformers", "huggingface_hub", "safetensors"} & loaded, line

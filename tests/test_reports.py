@@ -28,7 +28,7 @@ LABELS = ["neutral", "angry"]
 def put(root, name, experiment="forest", protocol="luna5", corpus="ravdess", value=0.5, day=1, synthetic=False, **more):
     "A run folder as the runner leaves it."
     options = {"parameters": {}, "metrics": None, "digest": "d" * 64, "predictions": False, "system": "forest"}
-    options |= {"ends": True} | more
+    options |= {"ends": True, "notebook": "10_forest.ipynb"} | more
     folder = root / experiment / name
     folder.mkdir(parents=True)
     metric = {"corpus": corpus, "protocol": protocol, "system": options["system"], "n": 4, "unit": "", "spread": 0.01}
@@ -38,7 +38,7 @@ def put(root, name, experiment="forest", protocol="luna5", corpus="ravdess", val
     record = {
         "id": name, "experiment": experiment, "status": "ok", "started": f"2026-11-{day:02}T08:00:00Z", "mtep": "0.1.0",
         "parameters": {"corpus": corpus, "protocol": protocol, "trees": 300, "jobs": 2} | options["parameters"],
-        "commit": "0123456789abcdef", "dirty": day % 2 == 0, "synthetic": synthetic,
+        "commit": "0123456789abcdef", "dirty": day % 2 == 0, "synthetic": synthetic, "notebook": options["notebook"],
         "corpora": [{"name": corpus, "digest": options["digest"], "clips": 4, "synthetic": synthetic}],
     }  # fmt: skip
     if options["predictions"]:
@@ -133,6 +133,15 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_order_of_making(tmp_path
     first, second = (contents(place, publish(place)) for place in places)
     assert first == second
     assert not re.search(rb"20\d\d-\d\d-\d\d", first["paper/numbers.json"] + first["paper/table.md"])
+
+
+def test_publishing_refuses_two_notebooks_that_give_different_things_one_name(tmp_path):
+    put(tmp_path, "aaaaaaaaaaaa", system="svm", day=1)
+    put(tmp_path, "bbbbbbbbbbbb", "forest-audit", system="svm", day=2)
+    publish(tmp_path)
+    put(tmp_path, "cccccccccccc", "voice", system="svm", notebook="11_wav2vec2.ipynb")
+    with pytest.raises(ExperimentError, match="svm/uar.* is reported by 10_forest.ipynb and 11_wav2vec2.ipynb"):
+        publish(tmp_path)
 
 
 def test_publishing_refuses_synthetic_runs_and_gathering_marks_them(tmp_path):

@@ -40,3 +40,43 @@ def test_it_knows_what_it_was_taught(ravdess):
     found = Emotion.load("voice").predict(few)
     assert (found.best.to_numpy() == few.table["emotion"].to_numpy()).mean() > 0.9, "these clips it has learned from"
     assert np.allclose(found.table.sum(axis=1), 1)
+
+
+# ------------------------------------------------------------------------------------------------ the network on spectra
+
+
+@pytest.fixture
+def network():
+    "The folder of the shipped network, or a skip."
+    folder = assets_folder() / "emotion-cnn"
+    if not folder.is_dir():
+        pytest.skip("mtep/assets/emotion-cnn is not part of this checkout")
+    return folder
+
+
+def test_the_network_is_what_its_run_left(network, root):
+    kept = [path.parent for path in root.glob("reports/*/*/*/net.safetensors") if "local" not in path.parts]
+    if not kept:
+        pytest.skip("no run that left a network is here")
+    names = sorted(path.name for path in network.iterdir())
+    whole = [folder for folder in kept if sorted(path.name for path in folder.iterdir()) == names]
+    assert any(all(file_digest(folder / name) == file_digest(network / name) for name in names) for folder in whole)
+
+
+def test_the_network_is_small_sealed_and_says_on_what_terms(network):
+    assert resolve("emotion-cnn") == network and set(sealed(network)) >= {"config.json", "net.safetensors", "README.md"}
+    assert sum(path.stat().st_size for path in network.iterdir()) < 3_500_000
+    card = (network / "README.md").read_text(encoding="utf-8")
+    for part in ("CC BY-NC-SA 4.0", "luna5", "uar", "ece", "## Limits", "1440 clips of 24 speakers"):
+        assert part in card
+    config = json.loads((network / "config.json").read_text(encoding="utf-8"))
+    assert len(config["labels"]) == 8 and not config["card"]["synthetic"] and config["temperature"] != 1.0
+
+
+def test_the_network_knows_what_it_was_taught(network, ravdess):
+    from mtep.emotion.recogniser import Emotion
+
+    few = ravdess.subset(np.arange(0, len(ravdess), 60))
+    found = Emotion.load("cnn").predict(few)
+    assert (found.best.to_numpy() == few.table["emotion"].to_numpy()).mean() > 0.7, "these clips it has learned from"
+    assert np.allclose(found.table.sum(axis=1), 1, atol=1e-5)

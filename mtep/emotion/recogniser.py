@@ -48,12 +48,12 @@ from ..media import Sound, probe, recordings_in, resample, stream_sound
 # %% auto #0
 __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR', 'RANGE', 'SPEECH', 'PAUSE', 'SILENCE',
            'SHORTEST', 'DOUBTFUL', 'WEIGHED', 'AHEAD', 'FEWEST_OWN', 'SUMMARY', 'RAVDESS_HEAD', 'CLOCK_STEPS',
-           'FORMATS', 'TIMELINES', 'ForestVoice', 'load_voice', 'load_forest_voice', 'load_from_folder', 'Chosen',
-           'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'Plan', 'plan_windows', 'cut', 'stretches',
-           'frame_levels', 'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of', 'first_part',
-           'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary', 'Prediction',
-           'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid',
-           'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
+           'FORMATS', 'TIMELINES', 'ForestVoice', 'load_voice', 'load_cnn', 'load_forest_voice', 'load_from_folder',
+           'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'Plan', 'plan_windows', 'cut',
+           'stretches', 'frame_levels', 'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of',
+           'first_part', 'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary',
+           'Prediction', 'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict',
+           'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
            'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
@@ -97,6 +97,13 @@ def load_voice(
     return load_package("mtep.emotion.wav2vec2").load_voice_model("emotion-whisper-base", device)
 
 
+def load_cnn(
+    device: str = "auto",  # not used
+) -> Any:  # SoundModel
+    "The shipped network on spectra."
+    return load_package("mtep.emotion.spectrogram").load_sound_model("emotion-cnn", device)
+
+
 def load_forest_voice(
     device: str = "auto",  # not used: a forest knows only the processor
 ) -> ForestVoice:
@@ -107,21 +114,25 @@ def load_forest_voice(
     raise CorpusError("a forest", "has no corpus to learn from", "run: mtep data get ravdess")
 
 
-MODELS: dict[str, Callable[[str], Any]] = {"voice": load_voice, "forest": load_forest_voice}  # auto tries them in order
+MODELS: dict[str, Callable[[str], Any]] = {  # auto tries them in order
+    "voice": load_voice, "cnn": load_cnn, "forest": load_forest_voice,
+}  # fmt: skip
 
-
+# %% ../../nbs/17_recogniser.ipynb #recogniser-folder
 def load_from_folder(
     folder: str | Path,  # holds config.json
     device: str = "auto",  # auto, cpu, cuda, …
 ) -> Any:  # a model
-    "A model of either kind, told apart by its `config.json`."
+    "A model of any kind, told apart by its `config.json`."
     try:
         kind = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("type")
     except (OSError, ValueError, AttributeError) as error:
-        remedy = "give a folder written by `mtep train` or `save_voice_model`"
+        remedy = "give a folder written by `mtep train`, `save_voice_model` or `save_sound_model`"
         raise InputError(f"model folder {folder}", "holds no readable config.json", remedy) from error
     if kind == "mtep.emotion.forest":
         return ForestVoice(load_forest(folder))
+    if kind == "mtep.emotion.spectrogram":
+        return load_package("mtep.emotion.spectrogram").load_sound_model(Path(folder), device)
     return load_package("mtep.emotion.wav2vec2").load_voice_model(Path(folder), device)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-load
@@ -143,7 +154,7 @@ def first_at_hand(
             return Chosen(load(device), name, "; ".join(lacking))
         except (OfflineError, PackageError, CorpusError) as error:
             lacking.append(f"no {name} model: {error}")
-    remedy = 'run: pip install "mtep[offline]", or: mtep data get ravdess'
+    remedy = 'run: pip install "mtep[offline]", install MTEP whole, or run: mtep data get ravdess'
     raise OfflineError("a model of emotion", f"cannot be had here ({'; '.join(lacking)})", remedy)
 
 
@@ -154,7 +165,7 @@ def load_model(
     "The model that was asked for."
     if not isinstance(model, (str, os.PathLike)):
         return Chosen(model, type(model).__name__)
-    name = {"emotion-whisper-base": "voice"}.get(str(model), str(model))
+    name = {"emotion-whisper-base": "voice", "emotion-cnn": "cnn"}.get(str(model), str(model))
     if name == "auto":
         return first_at_hand(device)
     if name in MODELS:
@@ -620,7 +631,7 @@ class Emotion:
     @classmethod
     def load(
         cls,
-        model: str | Path | Any = "auto",  # auto, voice, forest, or a model's folder
+        model: str | Path | Any = "auto",  # auto, voice, cnn, forest, or a model's folder
         labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; else the model's own
         device: str = "auto",  # auto, cpu, cuda, …
     ) -> Emotion:

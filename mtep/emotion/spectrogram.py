@@ -262,6 +262,7 @@ class SoundNet(nn.Module):
     ):
         super().__init__()
         self.front, self.blocks, self.head, self.fixed = front, nn.ModuleList(blocks), head, frames
+        self.to(memory_format=torch.channels_last)
 
     def maps(
         self,
@@ -274,7 +275,7 @@ class SoundNet(nn.Module):
             place = (starts[:, None] + torch.arange(self.fixed, device=x.device)).clamp(max=x.shape[2] - 1)
             mask = torch.gather(mask, 1, place) & (torch.arange(self.fixed, device=x.device) < mask.sum(1, keepdim=True))
             x = torch.gather(x, 2, place[:, None].expand(-1, x.shape[1], -1))
-        x = self.front(x, mask)
+        x = self.front(x, mask).contiguous(memory_format=torch.channels_last)  # which is faster on processors
         for block in self.blocks:
             x, mask = block(x, mask)
         return x, mask
@@ -315,7 +316,7 @@ def crnn(labels: int) -> SoundNet:
 
 def compact(labels: int) -> SoundNet:
     "Residual blocks over spectrum, slope and curvature, and attentive statistics."
-    blocks = [Deltas(), ConvBlock(3, 24, (2, 1)), ResidualBlock(24, 32), ResidualBlock(32, 64), ResidualBlock(64, 96, (2, 1))]
+    blocks = [Deltas(), ConvBlock(3, 24, (2, 2)), ResidualBlock(24, 32), ResidualBlock(32, 64), ResidualBlock(64, 96, (2, 1))]
     return SoundNet(Front(), blocks, StatisticsHead(96 * 4, labels))
 
 
@@ -494,7 +495,8 @@ def sound_batches(
         "Read the clips of one batch, and change them."
         clips = [heard[1.0 if rng is None else speeds[rng.integers(len(speeds))]][k] for k in group]
         clips = clips if rng is None else [changed(clip, rng, changes) for clip in clips]
-        made = Batch(pad_batch(clips), torch.from_numpy(truth[group]), [names[k] for k in group])
+        quiet = min(float(clip.min()) for clip in clips)  # what stands behind a short clip, also when clips are mixed
+        made = Batch(pad_batch(clips, quiet), torch.from_numpy(truth[group]), [names[k] for k in group])
         return mixup(made, classes, rng, 0.3) if rng is not None and "mix" in changes else made
 
     return Batches(groups, make)
@@ -580,13 +582,17 @@ def class_map(
             raise InputError(f"label {label}", f"is not a number from 0 to {len(logits) - 1}", "give such a number")
         weights = torch.autograd.grad(logits[chosen], maps)[0].mean((2, 3), keepdim=True)
     seen = F.relu((weights * maps.detach()).sum(1, keepdim=True))
-    seen = F.interpolate(seen, size=tuple(x.shape), mode="bilinear", align_corners=False)[0, 0]
+    span = net.fixed or x.shape[1]
+    seen = F.interpolate(seen, size=(len(x), span), mode="bilinear", align_corners=False)[0, 0]
+    begin = max(0, (x.shape[1] - span) // 2)  # what lies before or after the middle was not heard
+    seen = F.pad(seen, (begin, max(0, x.shape[1] - span - begin)))[:, : x.shape[1]]
     return (seen / seen.max().clamp(min=1e-9)).numpy()
 
 # %% ../../nbs/12_spectrogram.ipynb #spectrogram-model
 class SoundModel:
     "A trained network as a recogniser uses one."
 
+    caution = "It knows speech from one corpus alone: the last resort where no encoder can be had."
     enrols = False  # what a speaker's other clips are like changes nothing
 
     def __init__(
@@ -597,7 +603,11 @@ class SoundModel:
         temperature: float = 1.0,  # divides its scores
         card: Mapping[str, Any] | None = None,  # where it comes from
     ):
-        self.net, self.network, self.labels = net.eval(), network, list(labels)
+        with torch.no_grad():
+            count = net.eval()(torch.zeros(1, HEARD.rows, 50)).shape[1]
+        if count != len(labels):
+            raise InputError(f"{len(labels)} labels", f"do not fit a network of {count} outputs", "name each output")
+        self.net, self.network, self.labels = net, network, list(labels)
         self.temperature, self.card = float(temperature), dict(card or {})
 
     @torch.no_grad()
@@ -668,7 +678,7 @@ def sound_card(
     metrics: Sequence[Metric] = (),  # measured by folds, with networks of the same kind
 ) -> str:
     "A model card in Markdown: purpose, data, licence, protocol, figures, limits."
-    card, heard = model.card, ", ".join(map(str, model.card.get("speeds", [])))
+    card, heard = model.card, ", ".join(map(str, model.card.get("speeds", [1.0])))
     title = "SYNTHETIC: a network trained on made-up speech" if card.get("synthetic") else "A small network for emotion in speech"
     about = [
         f"A convolutional network (`{model.network}` of `mtep.emotion.spectrogram`) on log-mel spectra, for {', '.join(model.labels)}.",
@@ -682,8 +692,8 @@ def sound_card(
     figures = ["Measured by folds, with networks that had not met the tested speakers (except where a protocol leaks them):", ""]
     figures += ["| corpus | protocol | system | figure | pooled | ± sd over folds |", "|---|---|---|---|---|---|", *rows]
     limits = (
-        "It hears how something is acted, in two English sentences from one studio. It is a last resort where no pretrained "
-        "encoder can be had, not a measure of what a person feels, and not fit to judge anybody by."
+        "It hears how something is acted by the speakers of one corpus. It is a last resort where no pretrained encoder can be "
+        "had, not a measure of what a person feels, and not fit to judge anybody by."
     )
     parts = [f"# {title}", *about, *(["## Figures", "\n".join(figures)] if rows else []), "## Limits", limits]
     return "\n\n".join(parts) + "\n"
@@ -703,9 +713,9 @@ def read_sound_config(
         raise InputError(f"model folder {folder}", reason, "give one written by save_sound_model")
     labels, warmth = config.get("labels"), config.get("temperature")
     right = {
-        "network": config.get("network") in NETWORKS,
-        "labels": isinstance(labels, list) and len(set(map(str, labels))) == len(labels) > 1,
-        "temperature": isinstance(warmth, (int, float)) and 0 < warmth < np.inf,
+        "network": str(config.get("network")) in NETWORKS,
+        "labels": isinstance(labels, list) and len({x for x in labels if isinstance(x, str)}) == len(labels) > 1,
+        "temperature": isinstance(warmth, (int, float)) and warmth is not True and 0 < warmth < np.inf,
         "card": isinstance(config.setdefault("card", {}), dict),
         "sha256": isinstance(config.get("sha256"), str),
     }
