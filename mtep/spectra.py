@@ -475,7 +475,7 @@ def read_clip(
         reason = f"cannot be read ({type(error).__name__}: {error})"
         return MediaError(path, reason, "convert it to WAV or FLAC, or leave it out")
 
-
+# %% ../nbs/09_spectra.ipynb #spectra-loads
 def loads(
     files: dict[str, Path],  # key to file
     how: Callable[[Path], np.ndarray | MtepError],  # reads one

@@ -391,7 +391,7 @@ def tilted(
     curve = np.interp(np.linspace(0, 3, len(x)), np.arange(4), rng.normal(0, spread, 4))
     return x + torch.from_numpy(curve).to(x)[:, None]
 
-
+# %% ../../nbs/12_spectrogram.ipynb #spectrogram-changes-noise
 def noisy(
     x: torch.Tensor,  # dB, (bands, T)
     rng: np.random.Generator,  # of this epoch

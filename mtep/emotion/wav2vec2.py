@@ -343,7 +343,7 @@ def fit_enrolled(
     head = FrozenHead("discriminant", shrinkage)
     return head.fit(pd.concat(parts, ignore_index=True), np.tile(table["emotion"].to_numpy(), len(heard))), usual
 
-
+# %% ../../nbs/11_wav2vec2.ipynb #voice-enrol-curve
 def enrolment_curve(
     heard: Sequence[pd.DataFrame],  # states in the corpus's order, one table a speed
     corpus: Corpus,  # whose labels are learned
