@@ -562,6 +562,15 @@ def test_a_kept_model_says_the_same(name, tmp_path, sounds):
     assert {path.name: file_digest(path) for path in (tmp_path / name).iterdir()} == before
 
 
+def test_half_precision_takes_half_the_bytes_and_says_nearly_the_same(model, tmp_path, sounds):
+    whole, half = (save_sound_model(model, tmp_path / str(h), half=h) for h in (False, True))
+    sizes = [(folder / "net.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.53 * sizes[0]
+    back = load_sound_model(half)
+    assert all(x.dtype != torch.float16 for x in back.net.state_dict().values())
+    assert np.allclose(back.proba(back.vectors(sounds)), model.proba(model.vectors(sounds)), atol=0.01)
+
+
 def rewrite(folder, **entries):
     "Change entries of a model's config and seal it again, as one who knows how."
     path = folder / "config.json"
@@ -680,6 +689,8 @@ def test_onnx_says_the_same_at_any_length(name, tmp_path, model):
     runtime = pytest.importorskip("onnxruntime")
     own = model if name == "compact" else SoundModel(fresh(name), name, LABELS, 2.0)
     assert export_onnx(own, tmp_path / "new" / "net.onnx") < 1e-4
+    told = runtime.InferenceSession(tmp_path / "new" / "net.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["labels"]) == list(own.labels) and json.loads(told["spectrum"])["rate"] == 16_000
     session = runtime.InferenceSession(str(tmp_path / "new" / "net.onnx"), providers=["CPUExecutionProvider"])
     for frames in (1, 2, 7, 33, 199, 201, 1203):
         x = decibels(frames, frames)[None]

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ __all__ = ['HEARD', 'NETWORKS', 'CHANGES', 'USUAL', 'Front', 'Deltas', 'ConvBloc
            'StatisticsHead', 'SoundNet', 'mfcc_cnn', 'vgg', 'resnet', 'crnn', 'compact', 'multiply_adds',
            'network_table', 'gained', 'tilted', 'noisy', 'echoing', 'shifted', 'changed', 'BySpeaker', 'hear_at',
            'sound_batches', 'sound_plan', 'train_sound', 'cross_validate_sound', 'class_map', 'SoundModel',
-           'save_sound_model', 'load_sound_model', 'sound_card', 'read_sound_config', 'OneClip', 'export_onnx',
-           'quiet_export']
+           'save_sound_model', 'load_sound_model', 'sound_card', 'read_sound_config', 'OneClip', 'as_onnx',
+           'export_onnx', 'quiet_export']
 
 # %% ../../nbs/12_spectrogram.ipynb #spectrogram-front
 HEARD = Measure("log-mel", 64)  # what every network is given
@@ -647,9 +648,12 @@ def save_sound_model(
     model: SoundModel,  # trained
     folder: str | Path,  # where to; replaced if it exists
     about: str = "",  # the model card, in Markdown
+    half: bool = False,  # write matrices and filters in half precision, in half the bytes
 ) -> Path:
     "Write `config.json`, `net.safetensors`, a model card and the list of their digests, all or nothing."
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    if half:
+        tensors = {name: x.half() if x.is_floating_point() and x.ndim > 1 else x for name, x in tensors.items()}
     with whole_folder(folder) as draft:
         write_bytes(draft / "net.safetensors", load_package("safetensors.torch").save(tensors))
         config = {
@@ -749,6 +753,22 @@ class OneClip(nn.Module):
         return torch.softmax(self.net(spectrum) / self.temperature, dim=1)
 
 
+def as_onnx(
+    model: SoundModel,  # trained
+) -> bytes:
+    "A network as ONNX; its labels and what it hears are told in the file's properties."
+    onnx = load_package("onnx", "onnx")
+    with tempfile.TemporaryDirectory() as folder, quiet_export():
+        draft = Path(folder) / "net.onnx"
+        torch.onnx.export(
+            OneClip(model).eval(), (torch.zeros(1, HEARD.rows, 200),), draft, dynamo=False, opset_version=17,
+            input_names=["spectrum"], output_names=["probabilities"], dynamic_axes={"spectrum": {2: "frames"}},
+        )  # fmt: skip
+        made = onnx.load(draft)
+    onnx.helper.set_model_props(made, {"labels": json.dumps(list(model.labels)), "spectrum": json.dumps(asdict(HEARD))})
+    return bytes(made.SerializeToString())
+
+
 def export_onnx(
     model: SoundModel,  # trained
     path: str | Path,  # file to be written
@@ -757,16 +777,8 @@ def export_onnx(
     "Write a network as ONNX, and check that it says the same."
     if isinstance(getattr(model.net.head, "read", None), nn.GRU):
         raise InputError(f"a {model.network} network", "reads packed sequences, which ONNX does not know", "export compact")
-    load_package("onnx", "onnx")
-    runtime, path = load_package("onnxruntime", "onnx"), Path(path)
-    with tempfile.TemporaryDirectory() as folder, quiet_export():
-        draft = Path(folder) / "net.onnx"
-        torch.onnx.export(
-            OneClip(model).eval(), (torch.zeros(1, HEARD.rows, 200),), draft, dynamo=False, opset_version=17,
-            input_names=["spectrum"], output_names=["probabilities"], dynamic_axes={"spectrum": {2: "frames"}},
-        )  # fmt: skip
-        data = draft.read_bytes()
-    session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    data, path = as_onnx(model), Path(path)
+    session = load_package("onnxruntime", "onnx").InferenceSession(data, providers=["CPUExecutionProvider"])
     worst, rng = 0.0, np.random.default_rng(0)
     for frames in (40, 157, 200, 731):
         x = (rng.normal(-40, 15, (1, HEARD.rows, frames))).astype(np.float32)
