@@ -12,10 +12,11 @@ import math
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from numbers import Integral, Real
 from operator import index
@@ -42,18 +43,19 @@ from mtep.core import (
     write_bytes,
     write_json,
 )
-from .encoders import batches, change_speed, trim_silence
+from .encoders import change_speed, trim_silence
 from .features import at_least_one, keys_of, locked, named_files
 from .media import check_sound, read_sound
 
 # %% auto #0
-__all__ = ['KINDS', 'LIMITS', 'BLOCK', 'RECIPE', 'PACKAGES', 'LOAD_SECONDS', 'BATCH_SECONDS', 'COLOURS', 'DISTORTIONS', 'Measure',
-           'check_number', 'check_range', 'mel_bank', 'chroma_bank', 'cosines', 'power_of', 'values_of',
-           'slope_weights', 'with_deltas', 'frames_of', 'as_clips', 'spectra_at', 'spectra_of', 'padded', 'as_spectrum',
-           'fit_length', 'pad_batch', 'recipe', 'Place', 'places_in', 'write_spectra', 'read_index', 'read_shelf',
-           'clear_remains', 'read_clip', 'loads', 'spectra_of_clips', 'measure_files', 'find_spectra', 'Spectra',
-           'measure_spectra', 'as_sound', 'between', 'add_noise', 'change_gain', 'add_room', 'filter_tilt', 'distort',
-           'pitch_and_tempo']
+__all__ = ['KINDS', 'LIMITS', 'BLOCK', 'RECIPE', 'PACKAGES', 'LOAD_SECONDS', 'COLOURS', 'DISTORTIONS', 'Measure', 'check_number',
+           'check_range', 'mel_bank', 'chroma_bank', 'cosines', 'kept', 'hann', 'power_of', 'decibels_of', 'chroma_of',
+           'values_of', 'slope_weights', 'with_deltas', 'frames_of', 'as_clips', 'centres_of', 'spectra_at',
+           'spectra_of', 'padded', 'as_spectrum', 'fit_length', 'pad_batch', 'recipe', 'Place', 'places_in',
+           'write_spectra', 'read_index', 'read_shelf', 'clear_remains', 'read_clip', 'measure_clip', 'abreast',
+           'keep_load', 'loads', 'measure_files', 'missing_from', 'shelves', 'find_spectra', 'Spectra', 'fitting',
+           'measure_several', 'measure_spectra', 'as_sound', 'between', 'add_noise', 'change_gain', 'add_room',
+           'filter_tilt', 'distort', 'pitch_and_tempo']
 
 # %% ../nbs/09_spectra.ipynb #spectra-measure
 KINDS = {"log-mel": 64, "mfcc": 40, "magnitude": 0, "chroma": 12}  # and their rows; 0 follows from the window
@@ -181,36 +183,80 @@ def cosines(
     return torch.from_numpy(np.sqrt(np.where(np.arange(size)[:, None], 2.0, 1.0) / bands) * np.cos(angles))
 
 # %% ../nbs/09_spectra.ipynb #spectra-power
-BLOCK = 2**21  # samples transformed at once, each as often as windows overlap
+BLOCK = 2**18  # samples transformed at once, each as often as windows overlap: what a processor keeps at hand
+
+
+@lru_cache(maxsize=32)
+def kept(
+    make: Callable[..., torch.Tensor],  # makes weights that do not depend on the sound
+    *how: Any,  # what it is called with
+    like: tuple[torch.device, torch.dtype],  # device and type wanted
+) -> torch.Tensor:  # not to be changed, since all share it
+    "Weights, ready for multiplying."
+    return make(*how).to(*like)
+
+
+def hann(
+    window: int,  # samples in a frame
+) -> torch.Tensor:  # float64, (window,)
+    "The window that gives its ends no weight."
+    return torch.hann_window(window, dtype=torch.float64)
 
 
 def power_of(
-    samples: torch.Tensor,  # float, (B, n)
-    measure: Measure,  # its window
-    centres: torch.Tensor,  # sample around which each frame stands, (T,)
-) -> torch.Tensor:  # (B, window // 2 + 1, T)
+    sides: torch.Tensor,  # float, (B, n), half a window of silence before and behind each clip
+    window: int,  # samples in a frame
+    centres: torch.Tensor,  # sample of the clip around which each frame stands, int64, (T,)
+) -> torch.Tensor:  # (B, T, window // 2 + 1)
     "Power of frames at any places."
-    side = measure.window // 2
-    weights = torch.hann_window(measure.window, dtype=samples.dtype, device=samples.device)
-    frames = F.pad(samples, (side, side)).unfold(-1, measure.window, 1)[:, centres]
-    return torch.fft.rfft(frames * weights).abs().square().transpose(1, 2)
+    weights = kept(hann, window, like=(sides.device, sides.dtype))
+    first, hop = int(centres[0]), int(centres[1] - centres[0]) if len(centres) > 1 else 1
+    if bool((centres.diff() == hop).all()):  # frames at equal distances are seen in place, others copied
+        frames = sides[:, first : first + hop * (len(centres) - 1) + window].unfold(-1, window, hop)
+    else:
+        frames = sides.unfold(-1, window, 1)[:, centres.to(sides.device)]
+    waves = torch.fft.rfft(frames * weights)
+    return torch.addcmul(waves.real.square(), waves.imag, waves.imag)
+
+
+def decibels_of(
+    power: torch.Tensor,  # (B, T, window // 2 + 1)
+    heard: tuple[Any, ...],  # what `mel_bank` is called with
+) -> torch.Tensor:  # float32, (B, T, bands)
+    "Power in mel bands, in decibels from -100 up."
+    bank = kept(mel_bank, *heard, like=(power.device, torch.float32))
+    return (power.float() @ bank.T).clamp_(min=1e-10).log10_().mul_(10)
+
+
+def chroma_of(
+    power: torch.Tensor,  # (B, T, window // 2 + 1)
+    measure: Measure,  # chroma
+) -> torch.Tensor:  # float32, (B, T, classes)
+    "Strength of pitch classes, of the strongest in a frame."
+    bank = kept(chroma_bank, measure.rate, measure.window, measure.size, like=(power.device, power.dtype))
+    strength = power @ bank.T
+    peak = strength.amax(-1, keepdim=True)
+    return (strength / torch.where(peak < torch.finfo(torch.float32).tiny, 1.0, peak)).float()
 
 
 def values_of(
-    power: torch.Tensor,  # (B, window // 2 + 1, T)
-    measure: Measure,  # what is wanted
-) -> torch.Tensor:  # (B, size, T)
-    "Turn power into the kind of spectrum wanted, without deltas."
-    if measure.kind == "magnitude":
-        return power.sqrt()
-    if measure.kind == "chroma":
-        strength = chroma_bank(measure.rate, measure.window, measure.size).to(power) @ power
-        peak = strength.amax(1, keepdim=True)
-        return strength / torch.where(peak < torch.finfo(torch.float32).tiny, 1.0, peak)
-    bands = measure.size if measure.kind == "log-mel" else measure.bands
-    bank = mel_bank(measure.rate, measure.window, bands, float(measure.low), measure.top)
-    decibels = 10 * (bank.to(power) @ power).clamp(min=1e-10).log10()
-    return decibels if measure.kind == "log-mel" else cosines(measure.size, bands).to(power) @ decibels
+    power: torch.Tensor,  # (B, T, window // 2 + 1)
+    measures: Sequence[Measure],  # what is wanted
+) -> list[torch.Tensor]:  # float32, (B, T, size) each
+    "Turn power into the kinds of spectrum wanted, without deltas; those of the same mel bands share these."
+    found, bands = [], {}
+    for one in measures:
+        if one.kind in ("magnitude", "chroma"):
+            found.append(power.sqrt().float() if one.kind == "magnitude" else chroma_of(power, one))
+            continue
+        heard = (one.rate, one.window, one.size if one.kind == "log-mel" else one.bands, float(one.low), one.top)
+        if heard not in bands:
+            bands[heard] = decibels_of(power, heard)
+        found.append(bands[heard])
+        if one.kind == "mfcc":
+            turn = kept(cosines, one.size, one.bands, like=(power.device, power.dtype))
+            found[-1] = (bands[heard].to(power.dtype) @ turn.T).float()
+    return found
 
 # %% ../nbs/09_spectra.ipynb #spectra-deltas
 @lru_cache(maxsize=4)
@@ -261,22 +307,34 @@ def as_clips(
     if clips.ndim not in (1, 2) or not clips.is_floating_point() or not clips.numel():
         found = f"a tensor of shape {tuple(clips.shape)} and type {str(clips.dtype).removeprefix('torch.')}"
         raise InputError(found, "is no sound", "give floating-point samples, (n,) or (B, n)")
-    if not bool(torch.isfinite(clips).all()):
+    clips = torch.atleast_2d(clips).to(torch.float32 if clips.device.type == "mps" else torch.float64)
+    if not math.isfinite(clips.sum()) and not bool(torch.isfinite(clips).all()):  # the sum is the quicker look
         raise InputError("samples", "are not all numbers (NaN or infinite)", "check the sound first")
-    return torch.atleast_2d(clips).to(torch.float32 if clips.device.type == "mps" else torch.float64)
+    return clips
+
+
+def centres_of(
+    samples: int,  # in the clip
+    measure: Measure,  # its window and hop
+    hop: float | None = None,  # samples from frame to frame; the measure's if not given
+) -> torch.Tensor:  # int64, (T,)
+    "Samples around which the frames of a clip stand."
+    count = frames_of(samples, measure, hop)
+    return (torch.arange(count, dtype=torch.float64) * (hop or measure.hop)).round().long()
 
 
 def spectra_at(
     clips: torch.Tensor,  # float, (B, n)
-    measure: Measure,  # what is measured
+    measures: Sequence[Measure],  # what is measured, all of one rate and window
     centres: torch.Tensor,  # sample around which each frame stands, (T,)
     own: torch.Tensor | None = None,  # frames of each clip that are its own, (B,)
-) -> torch.Tensor:  # float32, (B, D, T)
+) -> list[torch.Tensor]:  # float32, (B, D, T) each
     "Spectra of frames at any places, a block of frames after the other, so that only the result is large."
-    size = max(1, BLOCK // (len(clips) * measure.window))
-    blocks = centres.to(clips.device).split(size)
-    parts = [values_of(power_of(clips, measure, block), measure).float() for block in blocks]
-    return with_deltas(torch.cat(parts, -1), measure.deltas, own)
+    window = measures[0].window
+    sides, size = F.pad(clips, (window // 2, window // 2)), max(1, BLOCK // (len(clips) * window))
+    blocks = [values_of(power_of(sides, window, block), measures) for block in centres.split(size)]
+    whole = [(torch.cat(parts, 1) if len(parts) > 1 else parts[0]).transpose(1, 2) for parts in zip(*blocks)]
+    return [with_deltas(values, one.deltas, own) for values, one in zip(whole, measures)]
 
 
 def spectra_of(
@@ -289,11 +347,11 @@ def spectra_of(
     clips, hop = as_clips(samples), measure.hop if hop is None else hop
     if not isinstance(hop, Real) or isinstance(hop, bool) or not 1 <= hop <= measure.window:
         raise InputError(f"hop={hop!r}", f"is not a number from 1 to {measure.window}", "give such a number")
-    centres = (torch.arange(frames_of(clips.shape[1], measure, hop), dtype=torch.float64) * hop).round().long()
+    centres = centres_of(clips.shape[1], measure, hop)
     own = None if lengths is None else frames_of(lengths, measure, hop).to(clips.device)
     if own is not None and (own.shape != (len(clips),) or own.min() < 1 or own.max() > len(centres)):
         raise InputError(f"lengths={lengths!r}", "do not fit the clips", "give what `padded` returned")
-    found = spectra_at(clips, measure, centres, own)
+    found = spectra_at(clips, [measure], centres, own)[0].contiguous()
     return found if torch.as_tensor(samples).ndim == 2 else found[0]
 
 # %% ../nbs/09_spectra.ipynb #spectra-padded
@@ -349,7 +407,7 @@ def pad_batch(
     return batch, torch.arange(int(counts.max())) < counts[:, None]
 
 # %% ../nbs/09_spectra.ipynb #spectra-recipe
-RECIPE = 1  # to be raised whenever sound is prepared or measured in another way than before
+RECIPE = 2  # to be raised whenever sound is prepared or measured in another way than before
 PACKAGES = ("torch", "soxr", "soundfile", "av")  # whose versions may change the numbers
 
 
@@ -401,7 +459,7 @@ def write_spectra(
     "Write spectra of some recordings into the cache."
     buffer = io.BytesIO()
     np.save(buffer, rows)
-    content = buffer.getvalue()
+    content = buffer.getbuffer()
     listed = json.dumps({"sha256": hashlib.sha256(content).hexdigest(), "frames": frames}).encode("utf-8")
     name = hashlib.sha256(listed).hexdigest()[:32]
     path = write_bytes(folder / f"{name}.npy", content)
@@ -453,7 +511,7 @@ def clear_remains(
                 path.unlink()
 
 # %% ../nbs/09_spectra.ipynb #spectra-load
-LOAD_SECONDS, BATCH_SECONDS = 600.0, 120.0  # of sound: in a load, and in a batch with its padding
+LOAD_SECONDS = 600.0  # of sound, whose spectra are held in memory until they are written
 
 
 def read_clip(
@@ -475,98 +533,149 @@ def read_clip(
         reason = f"cannot be read ({type(error).__name__}: {error})"
         return MediaError(path, reason, "convert it to WAV or FLAC, or leave it out")
 
-# %% ../nbs/09_spectra.ipynb #spectra-loads
-def loads(
-    files: dict[str, Path],  # key to file
-    how: Callable[[Path], np.ndarray | MtepError],  # reads one
-    chunk: int,  # most recordings in a load
-    longest: int,  # samples after which no more are added to a load
-) -> Iterator[dict[str, np.ndarray | MtepError]]:  # key to sound, or why there is none
-    "Recordings in loads, the largest first, the next being read while the last is worked on."
-    tasks = iter(sorted(files.items(), key=lambda task: -task[1].stat().st_size))
 
-    def gather() -> dict[str, np.ndarray | MtepError]:
-        "Read one load."
-        load, size = {}, 0
-        for key, path in tasks:
-            load[key] = how(path)
-            size += 0 if isinstance(load[key], MtepError) else len(load[key])
-            if len(load) >= chunk or size >= longest:
-                break
-        return load
+def measure_clip(
+    path: Path,  # any audio or video file
+    measures: Sequence[Measure],  # what is measured, all of one rate, window and hop
+    trim: bool = True,  # cut silence off both ends
+    speed: float = 1.0,  # how fast to play
+) -> list[np.ndarray] | MtepError:  # float32, (T, D) of each measure; or why there is none
+    "Read one recording and measure it."
+    sound = read_clip(path, measures[0], trim, speed)
+    if isinstance(sound, MtepError):
+        return sound
+    found = spectra_at(as_clips(sound), measures, centres_of(len(sound), measures[0]))
+    return [np.ascontiguousarray(values[0].T.numpy()) for values in found]
 
-    with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(gather)
-        while load := waiting.result():
-            waiting = reader.submit(gather)
-            yield load
-
-
-def spectra_of_clips(
-    clips: Sequence[np.ndarray],  # float32, (n,) each
-    measure: Measure,  # what is measured
-) -> list[np.ndarray]:  # float32, (T, D) each
-    "Spectra of clips of any lengths, those of similar length in one go."
-    found: list[np.ndarray] = [np.empty(0)] * len(clips)
-    for group in batches([len(clip) for clip in clips], BATCH_SECONDS * measure.rate):
-        together, lengths = padded([clips[k] for k in group])
-        values = spectra_of(together, measure, lengths=lengths).transpose(1, 2).numpy()
-        for row, (k, count) in enumerate(zip(group, frames_of(lengths, measure).tolist())):
-            found[k] = values[row, :count]
-    return found
+# %% ../nbs/09_spectra.ipynb #spectra-threads
+def abreast(
+    work: Callable[[Any], Any],  # done in threads, each with one thread of torch's
+    tasks: Iterable[Any],  # what it is done to
+    count: int,  # threads
+) -> Iterator[Any]:  # results, in the order of the tasks
+    "Do work in threads, few tasks ahead of what is asked for, so that memory does not grow with their number."
+    before, waiting = torch.get_num_threads(), deque()
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > 2 * count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            torch.set_num_threads(before)
 
 # %% ../nbs/09_spectra.ipynb #spectra-find
+def keep_load(
+    load: Mapping[str, list[np.ndarray] | MtepError],  # key of each recording to its spectra, (T, D), or an error
+    folders: Sequence[Path | None],  # where each measure's are kept; None keeps them in memory
+) -> dict[str, list[Place] | MtepError]:  # key to where they lie, or the error
+    "Write the spectra of some recordings."
+    good = {key: found for key, found in load.items() if not isinstance(found, MtepError)}
+    if not good:
+        return dict(load)
+    frames = {key: len(spectra[0]) for key, spectra in good.items()}
+    together = [np.concatenate(spectra) for spectra in zip(*good.values())]
+    places = [
+        write_spectra(folder, rows, frames) if folder else places_in(rows, frames)
+        for folder, rows in zip(folders, together)
+    ]
+    return {key: [lies[key] for lies in places] if key in good else found for key, found in load.items()}
+
+
+def loads(
+    several: Iterable[tuple[str, list[np.ndarray] | MtepError]],  # key of each recording, and what was found
+    chunk: int,  # most recordings in a load
+    longest: float,  # frames after which no more are added to a load
+) -> Iterator[dict[str, list[np.ndarray] | MtepError]]:  # key to what was found
+    "What was found, in loads."
+    load, frames = {}, 0
+    for key, found in several:
+        load[key] = found
+        frames += 0 if isinstance(found, MtepError) else len(found[0])
+        if len(load) >= chunk or frames >= longest:
+            yield load
+            load, frames = {}, 0
+    if load:
+        yield load
+
+
 def measure_files(
     files: dict[str, Path],  # key to file
-    measure: Measure,  # what is measured
-    how: dict[str, Any],  # recipe
-    folder: Path | None,  # where values are kept; None keeps them in memory
+    measures: Sequence[Measure],  # what is measured
+    how: dict[str, Any],  # recipe of any of them
+    folders: Sequence[Path | None],  # where each measure's values are kept; None keeps them in memory
     chunk: int,  # recordings in a load
     strict: bool,  # raise at the first bad file
-) -> Iterator[tuple[str, Place | MtepError]]:  # key, and where its spectrum lies or why there is none
-    "Measure recordings that are not in the cache."
-    reader = partial(read_clip, measure=measure, trim=how["trim"], speed=how["speed"])
-    with closing(loads(files, reader, chunk, int(LOAD_SECONDS * measure.rate))) as several:
-        for load in several:
-            bad = {key: sound for key, sound in load.items() if isinstance(sound, MtepError)}
-            good = {key: sound for key, sound in load.items() if key not in bad}
-            places = {}
-            if good:
-                values = spectra_of_clips(list(good.values()), measure)
-                frames, rows = dict(zip(good, map(len, values))), np.concatenate(values)
-                places = write_spectra(folder, rows, frames) if folder else places_in(rows, frames)
-            if strict and bad:
-                raise next(iter(bad.values()))
-            yield from (places | bad).items()
+) -> Iterator[tuple[str, list[Place] | MtepError]]:  # key, and where its spectra lie or why there are none
+    "Measure recordings that are not in the cache, the largest first."
+    tasks = dict(sorted(files.items(), key=lambda task: -task[1].stat().st_size))
+    work = partial(measure_clip, measures=measures, trim=how["trim"], speed=how["speed"])
+    longest = LOAD_SECONDS / measures[0].seconds_per_frame
+    with closing(abreast(work, tasks.values(), torch.get_num_threads())) as several:
+        parts = loads(zip(tasks, several), chunk, longest)
+        with closing(abreast(partial(keep_load, folders=folders), parts, 1)) as written:  # while others are measured
+            for places in written:
+                bad = [found for found in places.values() if isinstance(found, MtepError)]
+                if strict and bad:
+                    raise bad[0]
+                yield from places.items()
+
+# %% ../nbs/09_spectra.ipynb #spectra-missing
+def missing_from(
+    found: Sequence[Mapping[str, Any]],  # of each measure, key to where its spectrum lies
+    files: dict[str, Path],  # key to file
+) -> dict[tuple[int, ...], dict[str, Path]]:  # numbers of measures to the files that lack just those
+    "Sort recordings by what has to be measured of them."
+    needs: dict[tuple[int, ...], dict[str, Path]] = {}
+    for key, path in files.items():
+        if lacking := tuple(number for number, known in enumerate(found) if key not in known):
+            needs.setdefault(lacking, {})[key] = path
+    return needs
+
+
+@contextmanager
+def shelves(
+    homes: Sequence[Path | None],  # folder of each recipe; None where nothing is kept
+    hows: Sequence[dict[str, Any]],  # the recipes
+    keys: set[str],  # of the recordings wanted
+) -> Iterator[list[dict[str, Any]]]:  # of each recipe, key to where its spectrum lies
+    "What is known, and the right to add to it where something is missing."
+    found = [read_shelf(home, keys) if home else {} for home in homes]
+    with ExitStack() as locks:
+        lacking = [k for k, known in enumerate(found) if homes[k] and len(known) < len(keys)]
+        for k in sorted(lacking, key=lambda k: homes[k]):  # all in one order, or two could wait for each other
+            locks.enter_context(locked(homes[k]))
+            found[k] |= read_shelf(homes[k], keys - found[k].keys())
+            clear_remains(homes[k])
+            write_json(homes[k] / "recipe.json", hows[k])
+        yield found
 
 
 def find_spectra(
     files: dict[str, Path],  # key to file
-    measure: Measure,  # what is measured
-    how: dict[str, Any],  # recipe
+    measures: Sequence[Measure],  # what is measured
+    hows: Sequence[dict[str, Any]],  # recipe of each
     cache: bool,  # use the cache
     chunk: int,  # recordings in a load
     strict: bool,  # raise at the first bad file
-) -> tuple[dict[str, Place | MtepError], int]:  # key to where its spectrum lies or why there is none; how many are new
+) -> tuple[list[dict[str, Place | MtepError]], list[int]]:  # of each: where its spectra lie, and how many are new
     "Spectra of recordings, from the cache where they are known."
-
-    def work(missing: dict[str, Path], folder: Path | None) -> dict[str, Place | MtepError]:
-        "Measure what is missing."
-        with closing(measure_files(missing, measure, how, folder, chunk, strict)) as several:
-            return dict(progress(several, total=len(missing), label=measure.kind, unit="clip"))
-
-    if not cache:
-        return work(files, None), len(files)
-    folder = settings().cache / "spectra" / digest(how)[:24]
-    found = read_shelf(folder, set(files))
-    if len(found) == len(files):
-        return found, 0
-    with locked(folder):
-        found |= read_shelf(folder, files.keys() - found.keys())
-        clear_remains(folder)
-        write_json(folder / "recipe.json", how)
-        missing = {key: path for key, path in files.items() if key not in found}
-        return found | work(missing, folder), len(missing)
+    homes = [settings().cache / "spectra" / digest(how)[:24] if cache else None for how in hows]
+    with shelves(homes, hows, set(files)) as found:
+        new = [len(files) - len(known) for known in found]
+        for lacking, some in missing_from(found, files).items():
+            kinds = [measures[k] for k in lacking]
+            label = " and ".join(measure.kind for measure in kinds)
+            with closing(measure_files(some, kinds, hows[0], [homes[k] for k in lacking], chunk, strict)) as several:
+                for key, places in progress(several, total=len(some), label=label, unit="clip"):
+                    lie = [places] * len(lacking) if isinstance(places, MtepError) else places
+                    for k, place in zip(lacking, lie):
+                        found[k][key] = place
+        return found, new
 
 # %% ../nbs/09_spectra.ipynb #spectra-all
 @dataclass(frozen=True, eq=False)
@@ -597,34 +706,63 @@ class Spectra:
         return f"Spectra({said}, {self.measured} measured now{f', {len(self.failed)} failed' if self.failed else ''})"
 
 
-def measure_spectra(
+def fitting(
+    measures: Any,  # what was given
+) -> list[Measure]:
+    "Measures that can be taken of one transform. Raises InputError where they can't."
+    several = list(measures) if isinstance(measures, Iterable) and not isinstance(measures, str) else [measures]
+    for one in several:
+        if not isinstance(one, Measure):
+            raise InputError(f"measure={one!r}", "is no Measure", "give such as Measure('log-mel')")
+    if len(several) != len(set(several)) or not several:
+        raise InputError(f"measures={several!r}", "are none, or one of them twice", "give each once")
+    if len({(one.rate, one.window, one.hop) for one in several}) > 1:
+        raise InputError(f"measures={several!r}", "differ in rate, window or hop", "call once for each of these")
+    return several
+
+
+def measure_several(
     sounds: Any,  # corpus, or a path or list of paths of audio or video files
-    measure: Measure,  # what is measured
+    measures: Sequence[Measure],  # what is measured, all with the same rate, window and hop
     *,
     trim: bool = True,  # cut silence off both ends
     speed: float = 1.0,  # how fast to play (augmentation)
     on_error: str = "raise",  # what a bad file does: raise, or skip it and say so
     cache: bool = True,  # look up and keep values in the cache; else they are kept in memory
     chunk: int = 64,  # recordings measured again at most after the program was killed
-) -> Spectra:
-    "Spectra of recordings, measured once."
-    if not isinstance(measure, Measure):
-        raise InputError(f"measure={measure!r}", "is no Measure", "give such as Measure('log-mel')")
+) -> list[Spectra]:  # in the order of the measures
+    "Several spectra of recordings, each read and transformed once for all of them."
+    measures = fitting(measures)
     named, strict = named_files(sounds), choose(on_error, ("raise", "skip"), "on_error") == "raise"
     change_speed(np.zeros(0, np.float32), speed)  # refuses a speed that cannot be
     at_least_one("chunk", chunk)
-    how = recipe(measure, trim, speed)
+    hows = [recipe(measure, trim, speed) for measure in measures]
     keys, failed = keys_of(named)
     if failed and strict:
         raise next(iter(failed.values()))
-    found, count = find_spectra({key: named[name] for name, key in keys.items()}, measure, how, cache, chunk, strict)
-    failed |= {name: found[key] for name, key in keys.items() if isinstance(found[key], MtepError)}
+    found, new = find_spectra({key: named[name] for name, key in keys.items()}, measures, hows, cache, chunk, strict)
+    errors = {key: one for known in found for key, one in known.items() if isinstance(one, MtepError)}
+    failed |= {name: errors[key] for name, key in keys.items() if key in errors}
     good = pd.Index([name for name in named if name not in failed], name="file", dtype="str")
     told = {name: str(failed[name]) for name in named if name in failed}
     if told:
         first = next(iter(told.values()))
         warnings.warn(f"{len(told)} of {len(named)} recordings were skipped, first of them: {first}", stacklevel=2)
-    return Spectra(measure, good, [found[keys[name]] for name in good], told, count, how)
+    return [
+        Spectra(measure, good, [known[keys[name]] for name in good], told, count, how)
+        for measure, known, count, how in zip(measures, found, new, hows)
+    ]
+
+
+def measure_spectra(
+    sounds: Any,  # corpus, or a path or list of paths of audio or video files
+    measure: Measure,  # what is measured
+    **options: Any,  # of `measure_several`
+) -> Spectra:
+    "Spectra of recordings, measured once."
+    if not isinstance(measure, Measure):
+        raise InputError(f"measure={measure!r}", "is no Measure", "give such as Measure('log-mel')")
+    return measure_several(sounds, [measure], **options)[0]
 
 # %% ../nbs/09_spectra.ipynb #spectra-draw
 def as_sound(
@@ -769,4 +907,4 @@ def pitch_and_tempo(
     count = max(1, round(frames_of(clips.shape[1], measure) / tempo))
     step = measure.hop * tempo * moved.shape[1] / clips.shape[1]
     centres = (torch.arange(count, dtype=torch.float64) * step).round().long()
-    return spectra_at(moved, measure, centres.clamp(max=moved.shape[1] - measure.window % 2))[0]
+    return spectra_at(moved, [measure], centres.clamp(max=moved.shape[1] - measure.window % 2))[0][0].contiguous()

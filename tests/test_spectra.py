@@ -28,6 +28,7 @@ from mtep.spectra import (
     filter_tilt,
     fit_length,
     frames_of,
+    measure_several,
     measure_spectra,
     pad_batch,
     padded,
@@ -308,7 +309,7 @@ def test_each_recipe_has_its_own_folder(files, tmp_path, monkeypatch):
     calls = [{}, {"speed": 1.1}, {"speed": 0.9}, {"trim": False}]
     found = [measure_spectra(files[:2], Measure(), **call) for call in calls]
     found += [measure_spectra(files[:2], measure) for measure in (Measure("mfcc"), Measure(hop=80), Measure(low=50))]
-    monkeypatch.setattr(spectra, "RECIPE", 2)
+    monkeypatch.setattr(spectra, "RECIPE", spectra.RECIPE + 1)
     found.append(measure_spectra(files[:2], Measure()))
     assert [some.measured for some in found] == [2] * 8 and len({path.parent for path in stored(tmp_path)}) == 8
     monkeypatch.undo()
@@ -415,6 +416,67 @@ def test_two_threads_do_not_measure_twice(files):
         warnings.simplefilter("ignore")  # one of them may have to wait and says so
         both = list(pool.map(lambda _: measure_spectra(files, Measure("chroma"), chunk=4), range(2)))
     assert sum(found.measured for found in both) == 12 and torch.equal(both[0][7], both[1][7])
+
+
+def test_several_measures_of_one_reading_are_those_of_each_alone(files, monkeypatch):
+    several = [Measure(kind, deltas=1) for kind in KINDS]
+    read, real = [], spectra.read_sound
+    monkeypatch.setattr(spectra, "read_sound", lambda *given: read.append(given[0]) or real(*given))
+    together = measure_several(files, several, chunk=5)
+    assert sorted(read) == sorted(files) and [found.measured for found in together] == [12] * 4
+    for measure, found in zip(several, together):
+        assert found.measure == measure and measure_spectra(files, measure).measured == 0
+        alone = measure_spectra(files, measure, cache=False)
+        assert all(torch.equal(a, b) for a, b in zip(found, alone))
+
+
+def test_of_several_measures_only_what_is_missing_is_measured(files, monkeypatch):
+    measure_spectra(files[:3], Measure())
+    measure_spectra(files[2:5], Measure("mfcc"))
+    read, real = [], spectra.read_sound
+    monkeypatch.setattr(spectra, "read_sound", lambda *given: read.append(given[0]) or real(*given))
+    both = measure_several(files[:6], [Measure("mfcc"), Measure()])
+    assert [found.measured for found in both] == [3, 3] and sorted(read) == [*files[:2], *files[3:6]]
+    assert both[0][0].shape[0] == 40 and both[1][0].shape[0] == 64
+    for measure, found in zip((Measure("mfcc"), Measure()), both):
+        assert all(torch.equal(a, b) for a, b in zip(found, measure_spectra(files[:6], measure, cache=False)))
+
+
+@pytest.mark.parametrize(("measures", "told"), [
+    ([], "are none, or one of them twice"), ([Measure(), Measure(size=64)], "one of them twice"), ("mfcc", "is no Measure"),
+    ([Measure(), "mfcc"], "is no Measure"), ([Measure(), Measure("mfcc", hop=80)], "differ in rate, window or hop"),
+    (None, "is no Measure"),
+])  # fmt: skip
+def test_measures_that_do_not_go_together_are_refused(files, measures, told):
+    with pytest.raises(InputError, match=told):
+        measure_several(files[:1], measures)
+
+
+def test_mfcc_of_another_log_mel_are_not_made_of_the_one_beside_them():
+    samples = torch.from_numpy(voice()).double()[None]
+    others = [Measure("mfcc", 13, bands=40), Measure("mfcc", 13, low=80), Measure("mfcc", 13, bands=80)]
+    centres = spectra.centres_of(samples.shape[1], Measure())
+    together = spectra.spectra_at(samples, [Measure(), Measure(size=80), *others], centres)
+    for measure, found in zip(others, together[2:]):
+        assert torch.equal(found[0], spectra_of(samples[0], measure))
+
+
+def test_threads_work_side_by_side_in_order_and_not_far_ahead():
+    asked = []
+
+    def tasks():
+        for k in range(50):
+            asked.append(k)
+            yield k
+
+    before = torch.get_num_threads()
+    results = spectra.abreast(lambda k: (k, torch.get_num_threads()), tasks(), 2)
+    assert [next(results) for _ in range(3)] == [(0, 1), (1, 1), (2, 1)] and len(asked) <= 3 + 5
+    results.close()
+    assert len(asked) <= 3 + 5 and torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        list(spectra.abreast(lambda k: 1 / k, [1, 0, 2], 2))
+    assert torch.get_num_threads() == before
 
 
 # --- bad recordings ----------------------------------------------------------------------------------------------
