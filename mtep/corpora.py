@@ -56,17 +56,19 @@ __all__ = ['LABELS', 'LABEL_MAPS', 'COLUMNS', 'AUDIO_ENDINGS', 'RECIPES', 'RAVDE
            'FileFacts', 'Corpus', 'archive_members', 'one_at_a_time', 'unpack', 'audio_files', 'archive_has',
            'open_source', 'drop_copies', 'read_names', 'gather', 'Recipe', 'parse_ravdess', 'prepare_ravdess',
            'parse_emodb', 'prepare_emodb', 'synthetic_plan', 'synthetic_folder', 'wave_bytes', 'make_synthetic',
-           'prepare_synthetic', 'prepare_synthetic_kk', 'is_stocked', 'holds', 'is_archive_of', 'find', 'resolve',
-           'load', 'Finding', 'Findings', 'shorten', 'check_counts', 'check_files', 'check_clips', 'validate', 'fault',
-           'fetch_rest', 'fetch_patiently', 'fetch', 'download_ravdess', 'download_emodb']
+           'prepare_synthetic', 'prepare_synthetic_kk', 'Later', 'is_stocked', 'holds', 'is_archive_of', 'find',
+           'resolve', 'load', 'Finding', 'Findings', 'shorten', 'check_counts', 'check_files', 'check_clips',
+           'validate', 'fault', 'fetch_rest', 'fetch_patiently', 'fetch', 'download_ravdess', 'download_emodb']
 
 # %% ../nbs/01_corpora.ipynb #corpora-labels
 LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # RAVDESS's, in its order
 LABEL_MAPS: dict[str, dict[str, str]] = {
     "eight": {label: label for label in LABELS},
-    "five": {label: label for label in ("neutral", "happy", "sad", "angry", "surprised")},
-    "four": {"neutral": "neutral", "calm": "neutral", "happy": "happy", "sad": "sad", "angry": "angry"},
-}  # a label that a map leaves out is dropped, with its clips
+    "five": {label: label for label in ("neutral", "happy", "sad", "angry", "surprised")} | {"excited": "happy"},
+    "four": {
+        "neutral": "neutral", "calm": "neutral", "happy": "happy", "excited": "happy", "sad": "sad", "angry": "angry",
+    },
+}  # a label that a map leaves out is dropped, with its clips; IEMOCAP's excited counts as happy, as is the custom
 
 
 def in_order(
@@ -457,6 +459,7 @@ class Recipe:
     archive: str = ""  # file name as published
     aliases: tuple[str, ...] = ()  # other names its folder goes by
     synthetic: bool = False  # made here
+    filmed: bool = False  # its clips are films, or lie beside films
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -469,7 +472,7 @@ class Recipe:
         return find(self.name)
 
     def _repr_markdown_(self) -> str:
-        facts = {"clips": sum(self.counts.values()), "speakers": len(self.speakers), "labels": ", ".join(self.labels)}
+        facts = {"clips": sum(self.counts.values()), "speakers": len(self.speakers) or "many", "labels": ", ".join(self.labels)}
         facts |= {
             "language": ", ".join(self.languages),
             "licence": self.licence,
@@ -750,12 +753,80 @@ for language, spoken in {"en": "English", "kk": "Kazakh"}.items():
         synthetic=True,
     )
 
+# %% ../nbs/01_corpora.ipynb #corpora-filmed
+@dataclass(frozen=True)
+class Later:
+    "A function of `mtep.films`, which is imported when it is called."
+
+    name: str  # of the function
+
+    def __call__(
+        self,
+        *args: Any,  # for the function
+        **more: Any,  # for the function
+    ) -> Any:
+        return getattr(load_package("mtep.films"), self.name)(*args, **more)
+
+
+RECIPES["ravdess-video"] = replace(
+    RECIPES["ravdess"],
+    name="ravdess-video",
+    title="Ryerson Audio-Visual Database of Emotional Speech and Song, films of speech",
+    story="The same 24 actors and sentences as in `ravdess`, with their faces: 1440 films, sound included.",
+    pattern="01-01-EE-II-SS-RR-AA; such as 01-01-06-01-02-01-12.mp4",
+    parse=Later("parse_ravdess_film"),
+    prepare=Later("prepare_ravdess_films"),
+    archive="Video_Speech_Actor_01.zip",
+    aliases=("video_speech_actors_01-24",),
+    filmed=True,
+)
+RECIPES["iemocap"] = Recipe(
+    name="iemocap",
+    title="Interactive Emotional Dyadic Motion Capture Database",
+    story="Ten actors in five pairs, twelve hours of scripted and improvised talk, cut into 10 039 turns.",
+    licence="by agreement with its authors: research only",
+    citation="C. Busso et al., Language Resources and Evaluation 42, 2008, pp. 335–359",
+    homepage="https://sail.usc.edu/iemocap",
+    languages=("en",),
+    counts={
+        "neutral": 1708, "happy": 595, "sad": 1084, "angry": 1103, "fearful": 40, "disgust": 2, "surprised": 107,
+        "excited": 1041, "frustrated": 1849, "other": 3,
+    },
+    speakers=tuple(f"{session}{person}" for session in range(1, 6) for person in "FM"),
+    pattern="Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav",
+    parse=Later("parse_iemocap"),
+    prepare=Later("prepare_iemocap"),
+    archive="IEMOCAP_full_release",
+    aliases=("iemocap_full_release",),
+    filmed=True,
+)  # fmt: skip
+RECIPES["meld"] = Recipe(
+    name="meld",
+    title="Multimodal EmotionLines Dataset",
+    story="1433 conversations of the series Friends, 13 708 utterances with words, voice and film, in an official split.",
+    licence="GPL-3.0 for the labels; the films belong to their makers: research only",
+    citation="S. Poria et al., ACL 2019, pp. 527–536",
+    homepage="https://github.com/declare-lab/MELD",
+    languages=("en",),
+    counts={
+        "neutral": 6436, "happy": 2308, "sad": 1002, "angry": 1607, "fearful": 358, "disgust": 361, "surprised": 1636,
+    },
+    speakers=(),
+    pattern="train_splits/dia0_utt0.mp4 beside train_sent_emo.csv",
+    parse=Later("parse_meld"),
+    prepare=Later("prepare_meld"),
+    archive="MELD.Raw",
+    aliases=("meld.raw", "meld-raw"),
+    filmed=True,
+)  # fmt: skip
+
 # %% ../nbs/01_corpora.ipynb #corpora-find
 def is_stocked(
     folder: Path,  # named like a corpus
+    filmed: bool = False,  # films will do
 ) -> bool:
     "Whether a folder holds sound or an archive, and not just what a broken download left."
-    endings = (*AUDIO_ENDINGS, ".zip")
+    endings = (*AUDIO_ENDINGS, ".zip", *([".mp4"] if filmed else []))
     return any(path.suffix.lower() in endings and not path.name.startswith(".") for path in folder.rglob("*"))
 
 
@@ -800,11 +871,13 @@ def find(
     inside = sorted(path for path in data.iterdir() if not path.name.startswith("."))
     plain = {re.sub(r"\W|_", "", alias).lower() for alias in (recipe.name, *recipe.aliases)}
     for folder in (path for path in inside if path.is_dir()):
-        if re.sub(r"\W|_", "", folder.name).lower() in plain and is_stocked(folder):
+        if re.sub(r"\W|_", "", folder.name).lower() in plain and is_stocked(folder, recipe.filmed):
             return folder
     for path in inside:
         if is_archive_of(path, recipe):
             return path
+    if recipe.filmed:  # their folders are large and deep: they are known by name
+        return None
     if holds(data, recipe, 0):
         return data
     holders = [path for path in inside if path.is_dir() and holds(path, recipe, 2)]
@@ -900,14 +973,15 @@ def check_counts(
         if label in names:
             expected[names[label]] += n
     yield counted("clips", len(corpus), expected.total())
-    yield counted("speakers", len(corpus.speakers), len(recipe.speakers))
+    if recipe.speakers:
+        yield counted("speakers", len(corpus.speakers), len(recipe.speakers))
     if missing := sorted(set(recipe.speakers) - set(corpus.speakers)):
         yield Finding("wrong", "speakers missing", shorten(missing, 24), "none")
     found = corpus.table["emotion"].value_counts()
     for label in in_order(expected):
         yield counted(label, int(found.get(label, 0)), expected[label])
-    each, rest = divmod(expected.total(), len(recipe.speakers))
-    if rest == 0 and recipe.name != "emodb":
+    each, rest = divmod(expected.total(), len(recipe.speakers) or 1)
+    if rest == 0 and recipe.name not in ("emodb", "iemocap", "meld"):
         uneven = {speaker: n for speaker, n in corpus.table["speaker"].value_counts().sort_index().items() if n != each}
         told = shorten(f"{speaker}: {n}" for speaker, n in uneven.items())
         yield Finding("wrong" if uneven else "ok", "clips of each speaker", told or str(each), str(each))

@@ -711,7 +711,7 @@ def test_no_place_to_fetch_to(shelf, tmp_path):
 
 
 def test_recipes_tell_their_story():
-    assert list(RECIPES) == ["ravdess", "emodb", "synthetic", "synthetic-kk"]
+    assert list(RECIPES) == ["ravdess", "emodb", "synthetic", "synthetic-kk", "ravdess-video", "iemocap", "meld"]
     for name, recipe in RECIPES.items():
         assert recipe.name == name and all(
             (recipe.title, recipe.story, recipe.licence, recipe.citation, recipe.homepage, recipe.languages)
