@@ -16,7 +16,7 @@ def listed(name: str) -> list[str]:
     return [line.strip() for line in cfg.get(name, "").splitlines() if line.strip()]
 
 
-extras = {name: listed(f"{name}_requirements") for name in ("speech", "text", "offline", "praat", "onnx")}
+extras = {name: listed(f"{name}_requirements") for name in ("speech", "text", "offline", "minilm", "praat", "onnx")}
 extras["dev"] = listed("dev_requirements") + extras["speech"] + extras["praat"] + extras["onnx"]
 assets = here / "mtep" / "assets"
 

@@ -22,23 +22,24 @@ import typer
 from typer.core import TyperGroup
 
 import mtep
-from .core import InputError, MtepError, choose, load_package, package_versions, progress, settings, share_machine, write_text
+from .core import InputError, MtepError, choose, load_package, package_versions, progress, settings, share_machine, storage_errors, write_text
 
 # %% auto #0
 __all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names', 'Overrides', 'JobCount', 'CoreCount', 'Engine',
            'Force', 'ListFlag', 'ReportRoot', 'JsonFlag', 'CorpusName', 'TrainedOn', 'Places', 'Clips', 'TablePath',
            'OutFolder', 'ModelFolder', 'NewModel', 'FeatureSet', 'Kind', 'SkipBad', 'Listen', 'Publish', 'LOUD',
            'WEIGHTS_HELP', 'WeightsName', 'AnyWeights', 'models_app', 'ToExport', 'OnnxFile', 'Overwrite', 'Recordings',
-           'EmotionModel', 'LabelSet', 'EnrolFolder', 'WindowSeconds', 'HopSeconds', 'EmotionFormat', 'EmotionOutput',
-           'Timelines', 'DeviceName', 'ReaderCount', 'TERMS', 'steady_streams', 'text_table', 'jsonable', 'emit',
-           'remark', 'OneLineErrors', 'examples', 'common', 'complete_experiment', 'complete_corpus',
-           'complete_features', 'parameter_lines', 'complete_parameter', 'report_root', 'shown_path', 'setting_text',
-           'list_experiments', 'outcome', 'figure_text', 'key_figures', 'outcome_text', 'run_and_tell', 'run', 'bench',
-           'local_or_committed', 'comparison_view', 'reports', 'tell_reports', 'corpus_state', 'data_list', 'data_info',
-           'data_get', 'data_verify', 'complete_weights', 'hearing', 'weights_table', 'models_list', 'models_get',
-           'models_path', 'models_verify', 'onnx_file', 'models_export', 'sounds_from', 'features', 'model_for',
-           'predict', 'train', 'complete_emotion_model', 'tell_emotions', 'emotion', 'licence_of', 'packages',
-           'advice_on', 'checkup', 'checkup_text', 'doctor', 'site', 'main']
+           'Words', 'Transcript', 'Modality', 'EmotionModel', 'LabelSet', 'EnrolFolder', 'WindowSeconds', 'HopSeconds',
+           'EmotionFormat', 'EmotionOutput', 'Timelines', 'DeviceName', 'ReaderCount', 'TERMS', 'steady_streams',
+           'text_table', 'jsonable', 'emit', 'remark', 'OneLineErrors', 'examples', 'common', 'complete_experiment',
+           'complete_corpus', 'complete_features', 'parameter_lines', 'complete_parameter', 'report_root', 'shown_path',
+           'setting_text', 'list_experiments', 'outcome', 'figure_text', 'key_figures', 'outcome_text', 'run_and_tell',
+           'run', 'bench', 'local_or_committed', 'comparison_view', 'reports', 'tell_reports', 'corpus_state',
+           'data_list', 'data_info', 'data_get', 'data_verify', 'complete_weights', 'hearing', 'weights_table',
+           'models_list', 'models_get', 'models_path', 'models_verify', 'onnx_file', 'models_export', 'sounds_from',
+           'features', 'model_for', 'predict', 'train', 'complete_emotion_model', 'tell_emotions', 'chosen_modality',
+           'words_of', 'emotion', 'licence_of', 'packages', 'advice_on', 'checkup', 'checkup_text', 'doctor', 'site',
+           'main']
 
 # %% ../nbs/33_cli.ipynb #cli-streams
 def steady_streams(
@@ -948,7 +949,19 @@ def complete_emotion_model(
     return _starting(lambda: ["auto", *load_package("mtep.emotion.recogniser").MODELS], incomplete)
 
 
-Recordings = Annotated[list[str], typer.Argument(metavar="FILE|FOLDER", help="Recordings, films, folders of them.")]
+Recordings = Annotated[
+    list[str] | None, typer.Argument(metavar="FILE|FOLDER", help="Recordings, films, folders of them; none with --text.")
+]
+Words = Annotated[
+    list[str] | None, _option("--text", metavar="TEXT", help="Words to judge, or the words of the recording; repeatable.")
+]
+Transcript = Annotated[
+    Path | None,
+    _option("--transcript", metavar="FILE", help="Words: .csv, .tsv, .json of clip and text; .txt, .srt, .vtt of one clip."),
+]
+Modality = Annotated[
+    str, typer.Option("--modality", metavar="MODALITY", help="audio, text or fused; auto takes all that is given.")
+]
 EmotionModel = Annotated[
     str,
     typer.Option(
@@ -988,7 +1001,9 @@ def tell_emotions(
     "Print or write what can only be told at the end, and the remarks."
     everything = json.dumps(jsonable(record.about(own, **how)), ensure_ascii=False, indent=2) + "\n"
     rows = [{**row, "runner-up": row["runner_up"], "": row["runner_up_probability"]} for row in record.rows]
-    columns = ["clip", "emotion", "probability", "runner-up", "", *["note"] * any(row["note"] for row in rows)]
+    several = [name for name in ("audio", "text") if any(name in row for row in rows)]
+    rows = [{**dict.fromkeys(several, ""), **row} for row in rows]
+    columns = ["clip", "emotion", "probability", "runner-up", "", *several, *["note"] * any(row["note"] for row in rows)]
     text = text_table(rows, columns) + "\n" if rows else ""
     if len(rows) == 1 and len(record.last.windows) > 1:
         text += "\n" + text_table(record.last.segments.to_dict("records")) + "\n"
@@ -1006,6 +1021,51 @@ def tell_emotions(
         more = f" and {len(written) - 4} more" if len(written) > 5 else ""
         remark(f"written: {', '.join(map(shown_path, written[: 4 if more else 5]))}{more}")
 
+# %% ../nbs/33_cli.ipynb #cli-emotion-words
+def chosen_modality(
+    wanted: str,  # auto, audio, text or fused
+    recordings: bool,  # were given
+    words: bool,  # were given
+) -> str:  # audio, text or fused
+    "What there is to judge by. Raises InputError where something is lacking."
+    choose(wanted, ["auto", "audio", "text", "fused"], "modality")
+    if not recordings and not words:
+        raise InputError("no recording and no text", "is nothing to judge", "name files or folders, or give --text")
+    if wanted == "auto":
+        return "fused" if recordings and words else "audio" if recordings else "text"
+    if not recordings and wanted != "text":
+        raise InputError(f"--modality {wanted}", "needs recordings", "name files or folders")
+    if not words and wanted != "audio":
+        raise InputError(f"--modality {wanted}", "needs words", "give --text or --transcript")
+    return wanted
+
+
+def words_of(
+    clips: Sequence[str],  # names of recordings; none where texts stand alone
+    texts: Sequence[str],  # from --text
+    transcript: Path | None,  # from --transcript
+) -> dict[str, str]:  # clip, or a name made for a text, to the words
+    "Whose words were given."
+    module = load_package("mtep.emotion.recogniser")
+    if texts and transcript:
+        raise InputError("--text and --transcript", "both give words", "use one of them")
+    if clips and transcript:
+        return module.read_transcripts(transcript, list(clips))
+    if clips and len(clips) != len(texts):
+        reason = f"are {len(texts)} texts for {len(clips)} recordings"
+        raise InputError("--text", reason, "give --transcript, a table of clip and text")
+    if clips:
+        return dict(zip(clips, texts))
+    if transcript and transcript.suffix.lower() != ".txt":
+        found = module.read_words(transcript)
+        return found if isinstance(found, dict) else {transcript.name: found}
+    lines = list(texts)
+    if transcript:
+        with storage_errors(transcript):
+            lines = [line.strip() for line in transcript.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    short = [text if len(text) <= 48 else text[:47] + "…" for text in lines]
+    return {name if short.count(name) == 1 else f"{k}: {name}": text for k, (name, text) in enumerate(zip(short, lines), 1)}
+
 # %% ../nbs/33_cli.ipynb #cli-emotion-run
 @app.command(epilog=examples(
     "mtep emotion clip.wav                                   the emotion of a clip",
@@ -1013,9 +1073,15 @@ def tell_emotions(
     "mtep emotion talk.mp4 -t talk.png -t talk.TextGrid      along the time of a film, for eyes and for Praat",
     "mtep emotion clips/ --enrol same_speaker/               of a speaker whose usual voice is known",
     "mtep emotion clips/ -f ravdess -o output.txt            a line |file_id|01|…|08| a clip",
+    "mtep emotion clip.wav --text \"I am so glad.\"           by the voice and by the words that it says",
+    "mtep emotion clips/ --transcript words.csv              the same for a folder; columns clip and text",
+    "mtep emotion --text \"I am so glad.\"                    by the words alone",
 ))  # fmt: skip
 def emotion(
-    places: Recordings,  # files and folders
+    places: Recordings = None,  # files and folders
+    text: Words = None,  # words alone, or those of the recording
+    transcript: Transcript = None,  # words of the recordings
+    modality: Modality = "auto",  # what to judge by
     labels: LabelSet = None,  # the model's own if not given
     enrol: EnrolFolder = None,  # the speaker's own clips
     windows: WindowSeconds = None,  # length of a window
@@ -1028,32 +1094,44 @@ def emotion(
     jobs: ReaderCount = 2,  # threads
     as_json: JsonFlag = False,  # for a program
 ) -> None:
-    """Emotion of recordings: clips, folders, films, hours.
+    """Emotion of recordings, of their words, or of both: clips, folders, films, hours, sentences.
 
     Exits with 1 if a recording could not be judged; the others are told all the same.
     """
     module = load_package("mtep.emotion.recogniser")
+    by = chosen_modality(modality, bool(places), bool(text or transcript))
+    places = [] if by == "text" and not places else places
     sounds = list(places) if all(Path(place).exists() for place in places) else sounds_from(places)
     form = "json" if as_json else form or {".csv": "csv", ".json": "json", ".textgrid": "textgrid"}.get(
         output.suffix.lower() if output else "", "table"
     )  # fmt: skip
-    clips = module.clips_of(sounds)
-    settled = module.check_request(form, timeline or [], labels, windows, hop, [c.name for c in clips], output)
-    recogniser = module.Emotion.load(model, labels, device)
-    own = recogniser.enrol(enrol, jobs) if enrol else None
+    clips = module.clips_of(sounds) if places else []
+    words = {} if by == "audio" else words_of([clip.name for clip in clips], text or [], transcript)
+    names = list(words) if by == "text" else [clip.name for clip in clips]
+    settled = module.check_request(form, timeline or [], labels, windows, hop, names, output)
+    if by == "text" and (timeline or enrol or windows or hop):
+        raise InputError("--timeline, --enrol, --windows or --hop", "mean nothing to a text", "leave them out")
+    if by == "text":
+        recogniser, own = module.ReadEmotion(module.load_reader(), labels), None
+        found = recogniser.predict_iter(words)
+    else:
+        kind = module.FusedEmotion if by == "fused" else module.Emotion
+        recogniser = kind.load(model, labels, device)
+        own = recogniser.enrol(enrol, jobs) if enrol else None
+        more = {"texts": words} if by == "fused" else {}
+        found = recogniser.predict_iter(clips, enrol=own, windows=windows, hop=hop, jobs=jobs, **more)
     for note in [*recogniser.notes, *([own.note, *map(str, own.failed.values())] if own else [])]:
         remark(note)
-    record = module.Recorder(recogniser, [clip.name for clip in clips], form, output, timeline or [], sys.stdout)
-    found = recogniser.predict_iter(clips, enrol=own, windows=windows, hop=hop, jobs=jobs)
+    record = module.Recorder(recogniser, names, form, output, timeline or [], sys.stdout)
     interrupted = False
     try:
-        for verdict in progress(found, total=len(clips), label="emotion", unit="clip"):
+        for verdict in progress(found, total=len(names), label="emotion", unit="clip"):
             record.add(verdict)
             if verdict.error:
                 remark(f"failed: {verdict.error}")
     except KeyboardInterrupt:
         interrupted = True
-        remark(f"interrupted after {record.count} of {len(clips)} clips; what was found until then is told")
+        remark(f"interrupted after {record.count} of {len(names)} clips; what was found until then is told")
     finally:
         record.close()
     tell_emotions(record, own, {"seconds": settled, "interrupted": interrupted})

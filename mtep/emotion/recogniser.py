@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -52,9 +52,10 @@ __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR
            'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'Plan', 'plan_windows', 'cut',
            'stretches', 'frame_levels', 'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of',
            'first_part', 'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary',
-           'Prediction', 'number', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict',
-           'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline',
-           'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
+           'Prediction', 'number', 'read_transcripts', 'read_words', 'shared_labels', 'FusedEmotion', 'Judges',
+           'load_reader', 'read_verdict', 'ReadEmotion', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line',
+           'plain_verdict', 'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares',
+           'plot_timeline', 'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
 RATE = 16_000  # samples a second, for every model
@@ -319,6 +320,7 @@ class Verdict:
     dropped: float = 0.0  # share of probability on emotions that these labels leave out
     notes: tuple[str, ...] = ()  # what a reader of the probabilities must know
     error: MtepError | None = None  # why it could not be judged
+    opinions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of each modality, where words were known
 
     @property
     def ranked(self) -> list[tuple[str, float]]:
@@ -808,6 +810,198 @@ def number(
     "A probability as tables show it."
     return "" if value != value else f"{value:.{digits}f}"
 
+# %% ../../nbs/17_recogniser.ipynb #recogniser-transcripts
+def read_transcripts(
+    path: str | Path,  # .csv or .tsv with columns clip and text, .json of names to texts, or .txt, .srt, .vtt of one clip
+    clips: Sequence[str],  # names of the clips
+) -> dict[str, str]:  # clip to its words
+    "Words that are known beforehand. Raises InputError where they belong to no clip."
+    path, lines = Path(path), read_words(Path(path))
+    if isinstance(lines, str):
+        if len(clips) != 1:
+            raise InputError(path, f"holds the words of one recording, and there are {len(clips)}", "give a table: clip,text")
+        return {clips[0]: lines}
+    known: dict[str, list[str]] = {}
+    for clip in clips:
+        for name in {clip, Path(clip).name, Path(clip).stem}:
+            known.setdefault(name, []).append(clip)
+    if strange := [name for name in lines if len(known.get(name, [])) != 1]:
+        reason = "names no recording here" if strange[0] not in known else "names several recordings here"
+        raise InputError(f"{path.name}: clip {strange[0]!r}", reason, "write the recordings' names as they were given")
+    return {known[name][0]: text for name, text in lines.items()}
+
+
+def read_words(
+    path: Path,  # of a transcript
+) -> str | dict[str, str]:  # the words, or names of clips to theirs
+    "What a transcript holds; times of subtitles are left out."
+    kind = choose(path.suffix.lower().lstrip("."), ["txt", "csv", "tsv", "json", "srt", "vtt"], "kind of transcript")
+    with storage_errors(path):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(path, f"is not written in UTF-8 ({error.reason})", "save it as UTF-8") from error
+    if kind == "json":
+        try:
+            return {str(name): str(words) for name, words in dict(json.loads(text)).items()}
+        except (ValueError, TypeError) as error:
+            raise InputError(path, f"is no JSON of names and texts ({error})", 'write {"clip.wav": "words"}') from error
+    if kind in ("csv", "tsv"):
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="," if kind == "csv" else "\t"))
+        if not rows or not {"clip", "text"} <= {*rows[0]}:
+            raise InputError(path, "has no columns clip and text", "write them in its first line")
+        return {row["clip"]: row["text"] or "" for row in rows}
+    if kind in ("srt", "vtt"):
+        said = [line for line in text.splitlines() if "-->" not in line and not line.strip().isdigit() and line.strip() != "WEBVTT"]
+        text = re.sub(r"<[^>]*>", "", " ".join(said))
+    return " ".join(text.split())
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-fused
+def shared_labels(
+    have: Sequence[str],  # labels of the model of sound
+    read: Sequence[str],  # labels of the model of words
+) -> dict[str, str | None]:  # label of either to the one that both can answer, or None
+    "Labels that two models have in common; calm counts as neutral where only one of them knows it."
+    both = set(have) & set(read)
+    merged = {label: label if label in both else None for label in {*have, *read}}
+    return merged | ({"calm": "neutral"} if merged.get("calm", "") is None and "neutral" in both else {})
+
+
+class FusedEmotion(Emotion):
+    "Recognises emotion in recordings and in the words that are known of them."
+
+    def __init__(
+        self,
+        model: Any,  # of sound, as Emotion takes it
+        reader: Any,  # of words: has labels, card and predict
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; those that both know if not given
+        name: str = "",  # of the model of sound
+        why: str = "",  # what was tried before it
+        fusion: Any = None,  # mtep.emotion.fusion.Fusion of audio and text on these labels; the shipped one, or Bayes' product
+    ):
+        labels = shared_labels(model.labels, reader.labels) if labels is None else labels
+        super().__init__(model, labels, name, why)
+        self.reader, (_, self.text_matrix) = reader, reduction(list(reader.labels), labels)
+        self.fusion = fusion or load_package("mtep.emotion.fusion").fusion_for(self.labels, ("audio", "text"))
+        self.notes.append(f"Words by {reader.card.get('name', 'a model of text')}, trained on {reader.card.get('corpus', '?')}.")
+        self.notes.append(f"Fused by {self.fusion.card.get('title') or self.fusion.kind}.")
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | Any = "auto",  # of sound: auto, voice, cnn, forest, or a model's folder
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; those that both know if not given
+        device: str = "auto",  # auto, cpu, cuda, …
+        text_model: str | Path | Any = "emotion-text",  # shipped, a folder, or a model that is loaded already
+    ) -> FusedEmotion:
+        "A recogniser of both, with the models asked for or the best that can be had here."
+        chosen = load_model(model, device)
+        return cls(chosen.model, load_reader(text_model), labels, chosen.name, chosen.why)
+
+    def predict_iter(
+        self,
+        sounds: Any,  # as Emotion.predict_iter takes them
+        *,
+        texts: Mapping[str, str] | None = None,  # name of a clip to its words
+        **how: Any,  # of Emotion.predict_iter
+    ) -> Iterator[Verdict]:
+        "Judge clips one after the other, each by its sound and by its words."
+        clips, texts = clips_of(sounds), dict(texts or {})
+        if strange := set(texts) - {clip.name for clip in clips}:
+            raise InputError(f"words of {sorted(strange)[0]!r}", "belong to no recording", "name them as the recordings")
+        return (self.joined(verdict, texts.get(verdict.clip, "")) for verdict in super(FusedEmotion, self).predict_iter(clips, **how))
+
+    def joined(
+        self,
+        verdict: Verdict,  # by sound alone
+        text: str,  # the clip's words; may be empty
+    ) -> Verdict:
+        "A verdict by what was heard and what was said."
+        if verdict.error or not text.strip():
+            return verdict
+        told = read_verdict(self.reader, verdict.clip, text, self.labels, self.text_matrix)
+        said = {"audio": verdict.proba, "text": told.proba}
+        tables = {name: pd.DataFrame([row], [verdict.clip], list(self.labels)) for name, row in said.items() if np.isfinite(row).all()}
+        if not tables:
+            return verdict
+        fused = self.fusion.fuse(tables)
+        opinions = {
+            name: {
+                "emotion": table.iloc[0].idxmax(), "probability": float(table.iloc[0].max()),
+                "weight": float(fused.weights[0, self.fusion.modalities.index(name)]),
+            }
+            for name, table in tables.items()
+        }  # fmt: skip
+        return replace(verdict, proba=fused.proba[0], opinions=opinions, notes=(*verdict.notes, *told.notes))
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-read
+class Judges:
+    "The shipped models of text, each asked about the languages that it knows."
+
+    def __init__(
+        self,
+        name: str | Path = "emotion-text",  # shipped, or a folder written by save_text_models
+    ):
+        texts = load_package("mtep.emotion.text")
+        self.name, self.labels = name, list(load_package("mtep.texts").EKMAN)
+        models = texts.judges(name)
+        corpora = dict.fromkeys(str(model.card.get("corpus", "?")).partition(":")[0].partition("-")[0] for model in models.values())
+        terms = dict.fromkeys(str(model.card.get("licence", "?")) for model in models.values())
+        self.card = {"name": str(name), "corpus": " and ".join(corpora), "licence": "; ".join(terms)}
+        self.card["synthetic"] = any(model.card.get("synthetic") for model in models.values())
+
+    def predict(
+        self,
+        texts: Sequence[str],  # any
+    ) -> pd.DataFrame:  # a row a text: labels, language, supported, …
+        "Probabilities of every text."
+        return load_package("mtep.emotion.text").judge(list(texts), self.name).reindex(columns=[*self.labels, "language", "supported"])
+
+
+def load_reader(
+    model: str | Path | Any = "emotion-text",  # shipped, a folder, or a model that is loaded already
+) -> Any:  # has labels, card and predict
+    "A model of text."
+    return Judges(model) if isinstance(model, (str, os.PathLike)) else model
+
+
+def read_verdict(
+    reader: Any,  # of words: has labels and predict
+    name: str,  # of the text
+    text: str,  # to be judged
+    labels: Sequence[str],  # to answer in
+    matrix: np.ndarray,  # from reduction, (have, new)
+) -> Verdict:  # without windows
+    "What the words alone say."
+    row = reader.predict([text]).iloc[0]
+    proba, dropped = reduce_proba(row[list(reader.labels)].fillna(0.0).to_numpy(float)[None], matrix)
+    nothing = pd.DataFrame(columns=["start", "end", "emotion", "speech", *labels])
+    notes = () if row["supported"] else (f"words in another language ({row['language']}) than the model of text knows: unreliable",)
+    return Verdict(name, tuple(labels), proba[0], nothing, np.zeros(0), 0.0, float(dropped[0]), notes)
+
+
+class ReadEmotion(Emotion):
+    "Recognises emotion in texts alone."
+
+    def __init__(
+        self,
+        reader: Any,  # of words: has labels, card and predict
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; the model's own if not given
+    ):
+        super().__init__(reader, labels, reader.card.get("name", "text"))
+
+    def predict_iter(
+        self,
+        texts: Mapping[str, str],  # name to text
+        **how: Any,  # not used
+    ) -> Iterator[Verdict]:
+        "Judge texts one after the other."
+        for name, text in texts.items():
+            try:
+                yield read_verdict(self.model, name, text, self.labels, self.matrix)
+            except MtepError as error:
+                yield Verdict(name, self.labels, np.full(len(self.labels), np.nan), pd.DataFrame(), np.zeros(0), error=error)
+
 # %% ../../nbs/17_recogniser.ipynb #recogniser-lines
 def csv_line(
     values: Iterable[Any],  # cells; NaN is left empty, and numbers get four decimals
@@ -857,8 +1051,9 @@ def plain_verdict(
 
     about = {key: plain(value) for key, value in summary(verdict).items() if key != "note"}
     proba = {label: plain(value) for label, value in zip(verdict.labels, verdict.proba)}
-    return about | {"notes": list(verdict.notes), "probabilities": proba, "timeline": rows(verdict.windows),
-                    "segments": rows(verdict.segments)}  # fmt: skip
+    said = {"opinions": {name: {key: plain(value) for key, value in one.items()} for name, one in verdict.opinions.items()}}
+    return about | {"notes": list(verdict.notes), "probabilities": proba, **(said if verdict.opinions else {}),
+                    "timeline": rows(verdict.windows), "segments": rows(verdict.segments)}  # fmt: skip
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-textgrid
 def text_grid(
@@ -1111,7 +1306,8 @@ class Recorder:
         self.last, self.divided = verdict, self.divided or len(verdict.windows) > 1
         self.notes.update(verdict.notes)
         if self.form == "table":
-            self.rows.append(summary(verdict))
+            shares = {name: f"{one['emotion']} {number(one['probability'], 2)}" for name, one in verdict.opinions.items()}
+            self.rows.append(summary(verdict) | shares)
         if self.form == "csv":
             self.lines["output"].write(table_lines(verdict))
         if self.form == "ravdess":
