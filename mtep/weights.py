@@ -149,13 +149,6 @@ OURS = (
         homepage="https://github.com/mtep-project/mtep",
         citation="Yeshpanov and Varol (2024), arXiv 2403.19335, for the reviews it learned from",
     ),
-    Artefact(
-        name="emotion-fusion",
-        purpose="fusion of voice and words in five emotions, trained on CONSTRUCTED PAIRS of RAVDESS and GoEmotions",
-        licence="CC BY-NC-SA 4.0, as RAVDESS is",
-        homepage="https://github.com/mtep-project/mtep",
-        citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391; Demszky et al. (2020), ACL",
-    ),
 )
 
 # %% ../nbs/06_weights.ipynb #weights-folders

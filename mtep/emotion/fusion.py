@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +22,6 @@ from torch.nn import functional as F
 
 from mtep.core import (
     InputError,
-    MtepError,
     ProtocolError,
     choose,
     file_digest,
@@ -40,7 +38,7 @@ from ..evaluation import confusion, scores_of, softmax
 __all__ = ['TOLERANCE', 'CONSTRUCTED', 'SPREADS', 'KINDS', 'check_opinion', 'check_rows', 'reduce_opinion', 'Opinions', 'align',
            'paired_by_label', 'check_disjoint', 'paired_opinions', 'simulated_opinion', 'Vote', 'GateNet', 'subsets',
            'silenced', 'descend', 'correction', 'best_spread', 'Gate', 'Perceptron', 'Stacking', 'Fusion',
-           'plain_fusion', 'fusion_for', 'Fused', 'save_fusion', 'load_fusion', 'paired_difference']
+           'plain_fusion', 'Fused', 'save_fusion', 'load_fusion', 'paired_difference']
 
 # %% ../../nbs/15_fusion.ipynb #fusion-check
 TOLERANCE = 0.02  # by which a row of rounded probabilities may miss 1
@@ -594,18 +592,6 @@ def plain_fusion(
     fusion.card = {"title": "Bayes' product with an even prior; nothing was learned for it"}
     return fusion
 
-
-def fusion_for(
-    labels: Sequence[str],  # of the opinions
-    modalities: Sequence[str],  # that there may be
-) -> Fusion:
-    "The shipped fusion where it fits, else Bayes' product."
-    with suppress(MtepError):
-        fusion = load_fusion()
-        if set(fusion.labels) == set(labels) and set(fusion.modalities) == set(modalities):
-            return fusion
-    return plain_fusion(labels, modalities)
-
 # %% ../../nbs/15_fusion.ipynb #fusion-fused
 @dataclass(frozen=True, eq=False)
 class Fused:
@@ -659,7 +645,7 @@ def save_fusion(
 
 
 def load_fusion(
-    name: str | Path = "emotion-fusion",  # shipped, or a folder written by save_fusion
+    name: str | Path,  # a folder written by save_fusion
 ) -> Fusion:
     "Read a fusion back; nothing in it is executed."
     folder = load_package("mtep.weights").resolve(name)

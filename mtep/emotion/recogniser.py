@@ -877,12 +877,12 @@ class FusedEmotion(Emotion):
         labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; those that both know if not given
         name: str = "",  # of the model of sound
         why: str = "",  # what was tried before it
-        fusion: Any = None,  # mtep.emotion.fusion.Fusion of audio and text on these labels; the shipped one, or Bayes' product
+        fusion: Any = None,  # mtep.emotion.fusion.Fusion of audio and text on these labels; Bayes' product if not given
     ):
         labels = shared_labels(model.labels, reader.labels) if labels is None else labels
         super().__init__(model, labels, name, why)
         self.reader, (_, self.text_matrix) = reader, reduction(list(reader.labels), labels)
-        self.fusion = fusion or load_package("mtep.emotion.fusion").fusion_for(self.labels, ("audio", "text"))
+        self.fusion = fusion or load_package("mtep.emotion.fusion").plain_fusion(self.labels, ("audio", "text"))
         self.notes.append(f"Words by {reader.card.get('name', 'a model of text')}, trained on {reader.card.get('corpus', '?')}.")
         self.notes.append(f"Fused by {self.fusion.card.get('title') or self.fusion.kind}.")
 
