@@ -80,3 +80,16 @@ def test_the_network_knows_what_it_was_taught(network, ravdess):
     found = Emotion.load("cnn").predict(few)
     assert (found.best.to_numpy() == few.table["emotion"].to_numpy()).mean() > 0.7, "these clips it has learned from"
     assert np.allclose(found.table.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "experiment"), [("emotion-text", "text"), ("sentiment-kk", "text-kk")])
+def test_models_of_text_are_what_their_runs_left(root, name, experiment):
+    shipped, kept = assets_folder() / name, [path.parent / "model" for path in root.glob(f"reports/{experiment}/*/run.json")]
+    if not kept:
+        pytest.skip(f"no run of {experiment} is here")
+    names = sorted(path.name for path in shipped.iterdir())
+    whole = [folder for folder in kept if sorted(path.name for path in folder.iterdir()) == names]
+    assert any(all(file_digest(folder / each) == file_digest(shipped / each) for each in names) for folder in whole)
+    assert resolve(name) == shipped and sum(path.stat().st_size for path in shipped.iterdir()) < 4_000_000
+    card = (shipped / "README.md").read_text(encoding="utf-8")
+    assert "official test" in card and "## Limits" in card and "SYNTHETIC" not in card
