@@ -1,6 +1,7 @@
 """One cache for the whole test run, no windows, one thread a process."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MTEP_PROGRESS"] = "0"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background, whose children cannot be interrupted
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 _cache = tempfile.TemporaryDirectory(prefix="mtep-test-cache-", ignore_cleanup_errors=True)

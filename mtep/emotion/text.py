@@ -45,8 +45,8 @@ from ..weights import assets_folder, manifest, resolve, seal
 __all__ = ['KAZAKH_LATIN', 'KAZAKH_CYRILLIC', 'SPACE', 'VIEWS', 'WORDS', 'READ', 'FEW', 'SYSTEMS', 'Engine', 'LETTERS',
            'normalise', 'lowered', 'tokens', 'scripts_of', 'kazakh_latin', 'kazakh_cyrillic', 'Pieces', 'cut', 'count',
            'Ngrams', 'known_pieces', 'fit_linear', 'fit_scores', 'smaller', 'in_bytes', 'from_bytes', 'halved',
-           'fit_both', 'engines', 'word_hashes', 'Windows', 'word_network', 'windows_of', 'fit_windows', 'encoder',
-           'sentence_vectors', 'Sentences', 'Both', 'System', 'targets_of', 'fit_ngrams', 'spread_out', 'calibrate',
+           'word_hashes', 'Windows', 'word_network', 'windows_of', 'fit_windows', 'encoder', 'sentence_vectors',
+           'Sentences', 'Both', 'System', 'targets_of', 'fit_ngrams', 'fit_both', 'engines', 'spread_out', 'calibrate',
            'f1_of', 'best_threshold', 'TextModel', 'predicted', 'explained', 'word_sums', 'tensors_of', 'engine_of',
            'save_text_models', 'place_of', 'load_text_model', 'text_card', 'language_rules', 'language_model',
            'detect_language', 'is_kazakh_latin', 'prepared', 'finish', 'steadier', 'macro_f1', 'train_text', 'under',
@@ -290,50 +290,6 @@ def halved(
     "The same pieces with the weights and rarities that a file can hold."
     weights, idf = from_bytes(*in_bytes(ngrams.weights)), ngrams.idf.astype(np.float16).astype(np.float32)
     return replace(ngrams, weights=weights, idf=idf)
-
-
-def fit_both(
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores)
-    system: System,  # of kind both
-    size: int,  # pieces to keep
-    seed: int = 0,  # of the folds
-) -> list[Both]:  # one for each strength
-    "A head on scores that the pieces gave to texts they were not trained on, and on vectors."
-    inner = replace(SYSTEMS["words-chars"], pieces=system.pieces)
-    fold, seen = np.random.default_rng(seed).integers(0, 4, len(texts)), np.zeros(targets.shape)
-    for number in range(4):
-        rest = [text for text, one in zip(texts, fold) if one != number]
-        part = [text for text, one in zip(texts, fold) if one == number]
-        if part:
-            seen[fold == number] = fit_ngrams(rest, targets[fold != number], inner, (0.1,), size)[0].scores(part)
-    joined = np.hstack([seen, 5 * sentence_vectors(texts)])
-    ngrams, mean = fit_ngrams(texts, targets, inner, (0.1,), size)[0], joined.mean(axis=0)
-    made = [fit_scores(joined - mean, targets, system.solver, strength) for strength in system.strengths]
-    return [Both(ngrams, mean, weights, bias) for weights, bias in made]
-
-
-def engines(
-    name: str,  # from SYSTEMS
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores)
-    size: int = 40_000,  # pieces to keep
-    seed: int = 0,  # of folds
-) -> dict[float, Engine]:  # strength to a trained engine
-    "One way to judge texts, trained at each of its strengths."
-    system = SYSTEMS[choose(name, SYSTEMS, "system")]
-    if system.kind == "ngrams":
-        made = fit_ngrams(texts, targets, system, system.strengths, size)
-    elif system.kind == "both":
-        made = fit_both(texts, targets, system, size, seed)
-    elif system.kind == "windows":
-        made = [fit_windows(texts, targets, size // 4, system.width, int(epochs), seed) for epochs in system.strengths]
-    else:
-        vectors = sentence_vectors(texts)
-        mean = vectors.mean(axis=0)
-        heads = [fit_scores(5 * (vectors - mean), targets, system.solver, strength) for strength in system.strengths]
-        made = [Sentences(mean, 5 * weights, bias) for weights, bias in heads]
-    return dict(zip(system.strengths, made))
 
 # %% ../../nbs/13_text.ipynb #text-windows
 VIEWS = (1, 3, 5)  # words in a row that a filter sees
@@ -602,6 +558,50 @@ def fit_ngrams(
         weights, bias = fit_scores(vectors, targets, system.solver, strength)
         made.append(halved(replace(known, weights=weights, bias=bias)))
     return made
+
+
+def fit_both(
+    texts: Sequence[str],  # normalised
+    targets: np.ndarray,  # (texts, scores)
+    system: System,  # of kind both
+    size: int,  # pieces to keep
+    seed: int = 0,  # of the folds
+) -> list[Both]:  # one for each strength
+    "A head on scores that the pieces gave to texts they were not trained on, and on vectors."
+    inner = replace(SYSTEMS["words-chars"], pieces=system.pieces)
+    fold, seen = np.random.default_rng(seed).integers(0, 4, len(texts)), np.zeros(targets.shape)
+    for number in range(4):
+        rest = [text for text, one in zip(texts, fold) if one != number]
+        part = [text for text, one in zip(texts, fold) if one == number]
+        if part:
+            seen[fold == number] = fit_ngrams(rest, targets[fold != number], inner, (0.1,), size)[0].scores(part)
+    joined = np.hstack([seen, 5 * sentence_vectors(texts)])
+    ngrams, mean = fit_ngrams(texts, targets, inner, (0.1,), size)[0], joined.mean(axis=0)
+    made = [fit_scores(joined - mean, targets, system.solver, strength) for strength in system.strengths]
+    return [Both(ngrams, mean, weights, bias) for weights, bias in made]
+
+
+def engines(
+    name: str,  # from SYSTEMS
+    texts: Sequence[str],  # normalised
+    targets: np.ndarray,  # (texts, scores)
+    size: int = 40_000,  # pieces to keep
+    seed: int = 0,  # of folds
+) -> dict[float, Engine]:  # strength to a trained engine
+    "One way to judge texts, trained at each of its strengths."
+    system = SYSTEMS[choose(name, SYSTEMS, "system")]
+    if system.kind == "ngrams":
+        made = fit_ngrams(texts, targets, system, system.strengths, size)
+    elif system.kind == "both":
+        made = fit_both(texts, targets, system, size, seed)
+    elif system.kind == "windows":
+        made = [fit_windows(texts, targets, size // 4, system.width, int(epochs), seed) for epochs in system.strengths]
+    else:
+        vectors = sentence_vectors(texts)
+        mean = vectors.mean(axis=0)
+        heads = [fit_scores(5 * (vectors - mean), targets, system.solver, strength) for strength in system.strengths]
+        made = [Sentences(mean, 5 * weights, bias) for weights, bias in heads]
+    return dict(zip(system.strengths, made))
 
 # %% ../../nbs/13_text.ipynb #text-calibrate
 def spread_out(
