@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,8 +38,8 @@ __all__ = ['NUMERIC', 'LOOK', 'PLAIN', 'app', 'data_app', 'VersionFlag', 'Names'
            'data_list', 'data_info', 'data_get', 'data_verify', 'complete_weights', 'hearing', 'weights_table',
            'models_list', 'models_get', 'models_path', 'models_verify', 'onnx_file', 'models_export', 'sounds_from',
            'features', 'model_for', 'predict', 'train', 'complete_emotion_model', 'tell_emotions', 'chosen_modality',
-           'words_of', 'emotion', 'licence_of', 'packages', 'advice_on', 'checkup', 'checkup_text', 'doctor', 'site',
-           'main']
+           'words_of', 'output_form', 'chosen_recogniser', 'record_all', 'emotion', 'licence_of', 'packages',
+           'advice_on', 'checkup', 'checkup_text', 'doctor', 'site', 'main']
 
 # %% ../nbs/33_cli.ipynb #cli-streams
 def steady_streams(
@@ -1066,6 +1066,48 @@ def words_of(
     short = [text if len(text) <= 48 else text[:47] + "…" for text in lines]
     return {name if short.count(name) == 1 else f"{k}: {name}": text for k, (name, text) in enumerate(zip(short, lines), 1)}
 
+# %% ../nbs/33_cli.ipynb #cli-emotion-choice
+def output_form(
+    asked: str | None,  # table, csv, json, ravdess or textgrid
+    output: Path | None,  # file to write
+) -> str:
+    "The form of the output: as asked for, or by its file's ending, or a table."
+    endings = {".csv": "csv", ".json": "json", ".textgrid": "textgrid"}
+    return asked or endings.get(output.suffix.lower() if output else "", "table")
+
+
+def chosen_recogniser(
+    by: str,  # audio, text or fused
+    model: str,  # of sound: a name or a folder
+    labels: str | None,  # name of a set of labels; the model's own if not given
+    device: str,  # where it runs
+) -> Any:  # of mtep.emotion.recogniser: Emotion, or its kinds for texts and for both
+    "Who answers."
+    module = load_package("mtep.emotion.recogniser")
+    if by == "text":
+        return module.ReadEmotion(module.load_reader(), labels)
+    kind = module.FusedEmotion if by == "fused" else module.Emotion
+    return kind.load(model, labels, device)
+
+
+def record_all(
+    record: Any,  # mtep.emotion.recogniser.Recorder; closed at the end
+    found: Iterable[Any],  # verdicts as they come
+    total: int,  # how many will come
+) -> bool:  # whether somebody interrupted
+    "Take in one verdict after the other and name those that failed; what was found is kept whatever happens."
+    try:
+        for verdict in progress(found, total=total, label="emotion", unit="clip"):
+            record.add(verdict)
+            if verdict.error:
+                remark(f"failed: {verdict.error}")
+    except KeyboardInterrupt:
+        remark(f"interrupted after {record.count} of {total} clips; what was found until then is told")
+        return True
+    finally:
+        record.close()
+    return False
+
 # %% ../nbs/33_cli.ipynb #cli-emotion-run
 @app.command(epilog=examples(
     "mtep emotion clip.wav                                   the emotion of a clip",
@@ -1102,38 +1144,21 @@ def emotion(
     by = chosen_modality(modality, bool(places), bool(text or transcript))
     places = [] if by == "text" and not places else places
     sounds = list(places) if all(Path(place).exists() for place in places) else sounds_from(places)
-    form = "json" if as_json else form or {".csv": "csv", ".json": "json", ".textgrid": "textgrid"}.get(
-        output.suffix.lower() if output else "", "table"
-    )  # fmt: skip
+    form = output_form("json" if as_json else form, output)
     clips = module.clips_of(sounds) if places else []
     words = {} if by == "audio" else words_of([clip.name for clip in clips], text or [], transcript)
     names = list(words) if by == "text" else [clip.name for clip in clips]
     settled = module.check_request(form, timeline or [], labels, windows, hop, names, output)
     if by == "text" and (timeline or enrol or windows or hop):
         raise InputError("--timeline, --enrol, --windows or --hop", "mean nothing to a text", "leave them out")
-    if by == "text":
-        recogniser, own = module.ReadEmotion(module.load_reader(), labels), None
-        found = recogniser.predict_iter(words)
-    else:
-        kind = module.FusedEmotion if by == "fused" else module.Emotion
-        recogniser = kind.load(model, labels, device)
-        own = recogniser.enrol(enrol, jobs) if enrol else None
-        more = {"texts": words} if by == "fused" else {}
-        found = recogniser.predict_iter(clips, enrol=own, windows=windows, hop=hop, jobs=jobs, **more)
+    recogniser = chosen_recogniser(by, model, labels, device)
+    own = recogniser.enrol(enrol, jobs) if enrol else None
+    how = {"enrol": own, "windows": windows, "hop": hop, "jobs": jobs} | ({"texts": words} if by == "fused" else {})
+    found = recogniser.predict_iter(words) if by == "text" else recogniser.predict_iter(clips, **how)
     for note in [*recogniser.notes, *([own.note, *map(str, own.failed.values())] if own else [])]:
         remark(note)
     record = module.Recorder(recogniser, names, form, output, timeline or [], sys.stdout)
-    interrupted = False
-    try:
-        for verdict in progress(found, total=len(names), label="emotion", unit="clip"):
-            record.add(verdict)
-            if verdict.error:
-                remark(f"failed: {verdict.error}")
-    except KeyboardInterrupt:
-        interrupted = True
-        remark(f"interrupted after {record.count} of {len(names)} clips; what was found until then is told")
-    finally:
-        record.close()
+    interrupted = record_all(record, found, len(names))
     tell_emotions(record, own, {"seconds": settled, "interrupted": interrupted})
     if interrupted or record.failed or (own and own.failed):
         raise typer.Exit(130 if interrupted else 1)

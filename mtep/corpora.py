@@ -49,16 +49,17 @@ from mtep.core import (
 from .media import Sound, Utterance, check_sound, probe, read_sound, speak_all
 
 # %% auto #0
-__all__ = ['LABELS', 'LABEL_MAPS', 'COLUMNS', 'AUDIO_ENDINGS', 'RECIPES', 'RAVDESS_PATTERN', 'RAVDESS_TEXTS', 'RAVDESS_URL',
-           'RAVDESS_BYTES', 'RAVDESS_MD5', 'RAVDESS_TWINS', 'EMODB_PATTERN', 'EMODB_EMOTIONS', 'EMODB_MEN',
-           'EMODB_WOMEN', 'EMODB_TEXTS', 'SYNTHETIC_VERSION', 'SYNTHETIC_VOICES', 'SYNTHETIC_NEUTRAL',
+__all__ = ['LABELS', 'LABEL_MAPS', 'SENTIMENTS', 'COLUMNS', 'AUDIO_ENDINGS', 'RECIPES', 'RAVDESS_PATTERN', 'RAVDESS_TEXTS',
+           'RAVDESS_URL', 'RAVDESS_BYTES', 'RAVDESS_MD5', 'RAVDESS_TWINS', 'EMODB_PATTERN', 'EMODB_EMOTIONS',
+           'EMODB_MEN', 'EMODB_WOMEN', 'EMODB_TEXTS', 'SYNTHETIC_VERSION', 'SYNTHETIC_VOICES', 'SYNTHETIC_NEUTRAL',
            'SYNTHETIC_JITTER', 'SYNTHETIC_HABITS', 'SYNTHETIC_ACTING', 'SYNTHETIC_TEXTS', 'EMODB_URL', 'in_order',
-           'FileFacts', 'Corpus', 'archive_members', 'one_at_a_time', 'unpack', 'audio_files', 'archive_has',
-           'open_source', 'drop_copies', 'read_names', 'gather', 'Recipe', 'parse_ravdess', 'prepare_ravdess',
-           'parse_emodb', 'prepare_emodb', 'synthetic_plan', 'synthetic_folder', 'wave_bytes', 'make_synthetic',
-           'prepare_synthetic', 'prepare_synthetic_kk', 'Later', 'is_stocked', 'holds', 'is_archive_of', 'find',
-           'resolve', 'load', 'Finding', 'Findings', 'shorten', 'check_counts', 'check_files', 'check_clips',
-           'validate', 'fault', 'fetch_rest', 'fetch_patiently', 'fetch', 'download_ravdess', 'download_emodb']
+           'label_map', 'FileFacts', 'row_positions', 'Labelled', 'Corpus', 'under_labels', 'corpus_card',
+           'archive_members', 'one_at_a_time', 'unpack', 'audio_files', 'archive_has', 'open_source', 'drop_copies',
+           'read_names', 'gather', 'Recipe', 'parse_ravdess', 'prepare_ravdess', 'parse_emodb', 'prepare_emodb',
+           'synthetic_plan', 'synthetic_folder', 'wave_bytes', 'make_synthetic', 'prepare_synthetic',
+           'prepare_synthetic_kk', 'Later', 'is_stocked', 'holds', 'is_archive_of', 'find', 'resolve', 'load',
+           'Finding', 'Findings', 'shorten', 'check_counts', 'check_files', 'check_clips', 'validate', 'fault',
+           'fetch_rest', 'fetch_patiently', 'fetch', 'download_ravdess', 'download_emodb']
 
 # %% ../nbs/01_corpora.ipynb #corpora-labels
 LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # RAVDESS's, in its order
@@ -69,14 +70,30 @@ LABEL_MAPS: dict[str, dict[str, str]] = {
         "neutral": "neutral", "calm": "neutral", "happy": "happy", "excited": "happy", "sad": "sad", "angry": "angry",
     },
 }  # a label that a map leaves out is dropped, with its clips; IEMOCAP's excited counts as happy, as is the custom
+SENTIMENTS = ("negative", "neutral", "positive")  # where texts have these instead of emotions
 
 
 def in_order(
     labels: Iterable[str],  # any labels, repeated or not
-) -> tuple[str, ...]:  # each once: canonical ones first, in their order, then the others by name
+) -> tuple[str, ...]:  # each once: canonical ones in their order, or sentiments from bad to good; then others by name
     "Labels in the order in which tables and matrices show them."
     wanted = set(labels)
-    return (*(label for label in LABELS if label in wanted), *sorted(wanted - set(LABELS)))
+    known = SENTIMENTS if "positive" in wanted else LABELS
+    return (*(label for label in known if label in wanted), *sorted(wanted - {*known}))
+
+# %% ../nbs/01_corpora.ipynb #corpora-label-map
+def label_map(
+    labels: str | Mapping[str, str | None],  # a name from the maps, or a new label (or None: drop) for each label
+    known: Iterable[str],  # labels that a map of one's own must speak of
+    maps: Mapping[str, Mapping[str, str]] = LABEL_MAPS,  # those that have a name
+) -> tuple[Mapping[str, str | None], str]:  # the map, and its name
+    "A label map and what it is called; one that somebody made is `custom`, and may forget no label."
+    if isinstance(labels, str):
+        return maps[choose(labels, maps, "label map")], labels
+    if missing := [label for label in known if label not in labels]:
+        remedy = "map it to a label, or to None to drop it"
+        raise InputError(f"label {missing[0]!r}", "has no entry in the map", remedy)
+    return labels, "custom"
 
 # %% ../nbs/01_corpora.ipynb #corpora-facts
 class FileFacts:
@@ -111,6 +128,16 @@ class FileFacts:
                 self.known[name], self.fresh = entry, True
         return entry[fact]
 
+    def of_all(
+        self,
+        names: Iterable[str],  # files, relative to the folder
+        fact: str,  # "seconds" or "sha256"
+    ) -> list[Any]:  # in the order of the files
+        "A fact about each of several files; what was learned is kept."
+        found = [self.get(name, fact) for name in names]
+        self.keep()
+        return found
+
     def keep(self) -> None:
         "Write what was learned; a cache that cannot be written is no reason to stop."
         if self.fresh:
@@ -118,12 +145,45 @@ class FileFacts:
                 write_json(self.store, self.known)
             self.fresh = False
 
+# %% ../nbs/01_corpora.ipynb #corpora-rows
+def row_positions(
+    which: Sequence[bool] | Sequence[int] | np.ndarray | pd.Series,  # a mask, or positions
+    count: int,  # rows there are
+    name: str,  # of the corpus, for the message
+    what: str = "clip",  # what a row is, for the message
+) -> np.ndarray:  # positions, in the order given
+    "Positions that a mask or a list of positions selects: at least one, each there, and none twice."
+    which = np.asarray(which)
+    if which.dtype == bool and which.shape == (count,):
+        which = np.flatnonzero(which)
+    wrong = which.ndim != 1 or not len(which) or which.dtype.kind not in "iu"
+    if wrong or which.min() < 0 or which.max() >= count or len(np.unique(which)) < len(which):
+        reason = f"is neither a mask of {count} values nor positions from 0 to {count - 1}, each once"
+        raise InputError(f"subset of {name!r}", reason, f"select at least one {what}")
+    return which
+
 # %% ../nbs/01_corpora.ipynb #corpora-corpus
 COLUMNS = ("file", "speaker", "gender", "emotion", "intensity", "text", "language", "seconds")
 
+
+class Labelled:
+    "What every corpus has: rows with labels, and a name that says which labels."
+
+    name: str  # the recipe's
+    table: pd.DataFrame  # a row per utterance
+    variant: str  # name of the label map; empty where none was used
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def title(self) -> str:
+        "Name with its label map, as `load` takes it."
+        return f"{self.name}:{self.variant}" if self.variant else self.name
+
 # %% ../nbs/01_corpora.ipynb #corpora-corpus-2
 @dataclass(frozen=True, eq=False)
-class Corpus:
+class Corpus(Labelled):
     "Utterances with their labels, and where they came from."
 
     name: str  # the recipe's
@@ -137,20 +197,9 @@ class Corpus:
     left_out: Mapping[str, str] = field(default_factory=dict)  # files not taken, and why
 
     def __post_init__(self):
-        missing = [name for name in COLUMNS if name not in self.table.columns]
-        if missing:
-            raise CorpusError(
-                f"table of {self.name!r}", f"has no column {', '.join(missing)}", "build it with a recipe"
-            )
+        if lost := [name for name in COLUMNS if name not in self.table.columns]:
+            raise CorpusError(f"table of {self.name!r}", f"has no column {', '.join(lost)}", "build it with a recipe")
         object.__setattr__(self, "table", self.table.reset_index(drop=True))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def title(self) -> str:
-        "Name with its label map, as `load` takes it."
-        return f"{self.name}:{self.variant}" if self.variant else self.name
 
     @property
     def paths(self) -> list[Path]:
@@ -164,10 +213,7 @@ class Corpus:
 
     def digests(self) -> list[str]:
         "SHA-256 of every clip's file, in the table's order."
-        facts = FileFacts(self.root)
-        found = [facts.get(file, "sha256") for file in self.table["file"]]
-        facts.keep()
-        return found
+        return FileFacts(self.root).of_all(self.table["file"], "sha256")
 
     def digest(self) -> str:
         "What this corpus is: contents, speakers and labels of its clips, wherever they lie."
@@ -179,55 +225,54 @@ class Corpus:
         which: Sequence[bool] | Sequence[int] | np.ndarray | pd.Series,  # a mask, or positions
     ) -> Corpus:
         "The same corpus with some of its clips; the labels stay."
-        which = np.asarray(which)
-        if which.dtype == bool and which.shape == (len(self),):
-            which = np.flatnonzero(which)
-        wrong = which.ndim != 1 or not len(which) or which.dtype.kind not in "iu"
-        if wrong or which.min() < 0 or which.max() >= len(self) or len(np.unique(which)) < len(which):
-            reason = f"is neither a mask of {len(self)} values nor positions from 0 to {len(self) - 1}, each once"
-            raise InputError(f"subset of {self.name!r}", reason, "select at least one clip")
-        return replace(self, table=self.table.iloc[which])
+        return replace(self, table=self.table.iloc[row_positions(which, len(self), self.name)])
 
     def relabel(
         self,
         labels: str | Mapping[str, str | None],  # a name from LABEL_MAPS, or a new label (or None: drop) for each label
     ) -> Corpus:
         "The same corpus under other labels; clips whose label has no successor are dropped."
-        if isinstance(labels, str):
-            labels, variant = LABEL_MAPS[choose(labels, LABEL_MAPS, "label map")], labels
-        elif missing := [label for label in self.labels if label not in labels]:
-            raise InputError(
-                f"label {missing[0]!r}", "has no entry in the map", "map it to a label, or to None to drop its clips"
-            )
-        else:
-            variant = "custom"
-        emotion = self.table["emotion"].map({label: labels.get(label) for label in self.labels})
-        if emotion.isna().all():
-            raise CorpusError(f"corpus {self.title!r}", "has no clip left under these labels", "use another label map")
-        table = self.table.assign(emotion=emotion)[emotion.notna().to_numpy()]
-        kept = in_order(labels[label] for label in self.labels if labels.get(label))
-        return replace(self, table=table, labels=kept, variant=variant)
+        return under_labels(self, *label_map(labels, self.labels))
 
     def _repr_markdown_(self) -> str:
-        genders = self.table.groupby("speaker")["gender"].first().value_counts()
-        people = ", ".join(f"{n} {gender}" for gender, n in genders.items())
-        hours = f"{self.table['seconds'].sum() / 60:.1f} min"
-        counts = self.table["emotion"].value_counts()
-        clips = "1 clip" if len(self) == 1 else f"{len(self)} clips"
-        head = f"**{self.title}**: {clips}, speakers: {people}, {hours}. {self.licence}"
-        lines = ["**SYNTHETIC speech: it says nothing about people.**", ""] if self.synthetic else []
-        lines += [head, "", "| " + " | ".join(self.labels) + " |", "|" + "---:|" * len(self.labels)]
-        lines += ["| " + " | ".join(str(counts.get(label, 0)) for label in self.labels) + " |"]
-        if self.left_out:
-            reasons = Counter(self.left_out.values())
-            lines += ["", "Left out: " + "; ".join(f"{n} ({reason})" for reason, n in reasons.items()) + "."]
-        return "\n".join(lines)
+        return corpus_card(self)
 
     def __repr__(self) -> str:
-        mark = "SYNTHETIC, " if self.synthetic else ""
-        return (
-            f"Corpus({self.title}, {mark}{len(self)} clips, {len(self.speakers)} speakers, {len(self.labels)} labels)"
-        )
+        toy = "SYNTHETIC, " if self.synthetic else ""
+        return f"Corpus({self.title}, {toy}{len(self)} clips, {len(self.speakers)} speakers, {len(self.labels)} labels)"
+
+# %% ../nbs/01_corpora.ipynb #corpora-corpus-card
+def under_labels(
+    corpus: Corpus,  # under its labels
+    names: Mapping[str, str | None],  # a new label (or None: drop) for each label
+    variant: str,  # name of the map
+) -> Corpus:
+    "A corpus under other labels; clips whose label has no successor are dropped."
+    emotion = corpus.table["emotion"].map({label: names.get(label) for label in corpus.labels})
+    if emotion.isna().all():
+        raise CorpusError(f"corpus {corpus.title!r}", "has no clip left under these labels", "use another label map")
+    table = corpus.table.assign(emotion=emotion)[emotion.notna().to_numpy()]
+    kept = in_order(names[label] for label in corpus.labels if names.get(label))
+    return replace(corpus, table=table, labels=kept, variant=variant)
+
+
+def corpus_card(
+    corpus: Corpus,  # any
+) -> str:  # Markdown
+    "A corpus at a glance: clips, people, minutes, licence, and how many clips each emotion has."
+    genders = corpus.table.groupby("speaker")["gender"].first().value_counts()
+    people = ", ".join(f"{n} {gender}" for gender, n in genders.items())
+    hours = f"{corpus.table['seconds'].sum() / 60:.1f} min"
+    counts = corpus.table["emotion"].value_counts()
+    clips = "1 clip" if len(corpus) == 1 else f"{len(corpus)} clips"
+    lines = ["**SYNTHETIC speech: it says nothing about people.**", ""] if corpus.synthetic else []
+    lines += [f"**{corpus.title}**: {clips}, speakers: {people}, {hours}. {corpus.licence}", ""]
+    lines += ["| " + " | ".join(corpus.labels) + " |", "|" + "---:|" * len(corpus.labels)]
+    lines += ["| " + " | ".join(str(counts.get(label, 0)) for label in corpus.labels) + " |"]
+    if corpus.left_out:
+        reasons = Counter(corpus.left_out.values())
+        lines += ["", "Left out: " + "; ".join(f"{n} ({reason})" for reason, n in reasons.items()) + "."]
+    return "\n".join(lines)
 
 # %% ../nbs/01_corpora.ipynb #corpora-members
 def archive_members(
@@ -472,8 +517,10 @@ class Recipe:
         return find(self.name)
 
     def _repr_markdown_(self) -> str:
-        facts = {"clips": sum(self.counts.values()), "speakers": len(self.speakers) or "many", "labels": ", ".join(self.labels)}
-        facts |= {
+        facts = {
+            "clips": sum(self.counts.values()),
+            "speakers": len(self.speakers) or "many",
+            "labels": ", ".join(self.labels),
             "language": ", ".join(self.languages),
             "licence": self.licence,
             "citation": self.citation,
@@ -753,7 +800,7 @@ for language, spoken in {"en": "English", "kk": "Kazakh"}.items():
         synthetic=True,
     )
 
-# %% ../nbs/01_corpora.ipynb #corpora-filmed
+# %% ../nbs/01_corpora.ipynb #corpora-later
 @dataclass(frozen=True)
 class Later:
     "A function of `mtep.films`, which is imported when it is called."
@@ -767,7 +814,7 @@ class Later:
     ) -> Any:
         return getattr(load_package("mtep.films"), self.name)(*args, **more)
 
-
+# %% ../nbs/01_corpora.ipynb #corpora-filmed
 RECIPES["ravdess-video"] = replace(
     RECIPES["ravdess"],
     name="ravdess-video",
@@ -803,7 +850,8 @@ RECIPES["iemocap"] = Recipe(
 RECIPES["meld"] = Recipe(
     name="meld",
     title="Multimodal EmotionLines Dataset",
-    story="1433 conversations of the series Friends, 13 708 utterances with words, voice and film, in an official split.",
+    story="1433 conversations of the series Friends, 13 708 utterances with words, voice and film, "
+    "in an official split.",
     licence="GPL-3.0 for the labels; the films belong to their makers: research only",
     citation="S. Poria et al., ACL 2019, pp. 527–536",
     homepage="https://github.com/declare-lab/MELD",

@@ -43,16 +43,17 @@ from .features import at_least_one, join_chunks, keys_of, locked, named_files, r
 from .media import check_sound, read_sound, resample
 
 # %% auto #0
-__all__ = ['RATE', 'WINDOW', 'STEP', 'STORED_TYPES', 'CT2_NAMES', 'CT2_LAYER_NAMES', 'CT2_PARTS', 'SHAPING', 'KINDS',
-           'OLD_SPELLING', 'TINY', 'TINY_WHISPER', 'RECIPE', 'PACKAGES', 'WINDOW_SECONDS', 'LOAD_SECONDS',
-           'mel_filters', 'log_mel', 'Stored', 'tensor_table', 'read_place', 'read_tensor', 'whisper_weights',
-           'attention_parts', 'whisper_sizes', 'build', 'side_by_side', 'mask_of', 'whisper_start', 'over_time',
-           'wave_features', 'wave_positions', 'wave_start', 'norm_first', 'wavlm_attention', 'wavlm_layer', 'Encoder',
-           'too_long', 'layer_number', 'fingerprint', 'Kind', 'classes', 'read_config', 'read_checkpoint', 'own_name',
-           'open_encoder', 'settle', 'load_encoder', 'licence_of', 'find_device', 'fast_bfloat16', 'tiny_checkpoint',
-           'save', 'save_encoder', 'quiet_transformers', 'trim_silence', 'change_speed', 'windows', 'batches',
-           'at_rest', 'check_layers', 'batch_seconds_in', 'encode', 'pool', 'moments', 'join_windows', 'pooled',
-           'recipe', 'column_names', 'Ready', 'make_ready', 'loads', 'embed_files', 'find_embeddings', 'embed']
+__all__ = ['RATE', 'WINDOW', 'STEP', 'STORED_TYPES', 'CT2_NAMES', 'CT2_LAYER_NAMES', 'CT2_PARTS', 'KINDS', 'OLD_SPELLING',
+           'SHAPING', 'TINY', 'TINY_WHISPER', 'RECIPE', 'PACKAGES', 'WINDOW_SECONDS', 'LOAD_SECONDS', 'mel_filters',
+           'log_mel', 'Stored', 'tensor_table', 'read_place', 'read_tensor', 'whisper_weights', 'attention_parts',
+           'whisper_sizes', 'build', 'side_by_side', 'mask_of', 'whisper_start', 'over_time', 'wave_features',
+           'wave_positions', 'wave_start', 'norm_first', 'wavlm_attention', 'wavlm_layer', 'wavlm_stepper', 'too_long',
+           'layer_number', 'fit_samples', 'convolved', 'Timing', 'Stack', 'Encoder', 'plain_stepper', 'frame_counts',
+           'Kind', 'classes', 'read_config', 'read_checkpoint', 'own_name', 'fingerprint', 'open_encoder', 'settle',
+           'load_encoder', 'licence_of', 'find_device', 'fast_bfloat16', 'tiny_checkpoint', 'save', 'save_encoder',
+           'quiet_transformers', 'trim_silence', 'change_speed', 'windows', 'batches', 'at_rest', 'check_layers',
+           'batch_seconds_in', 'encode', 'pool', 'moments', 'join_windows', 'pooled', 'recipe', 'column_names', 'Ready',
+           'make_ready', 'loads', 'embed_files', 'find_embeddings', 'embed']
 
 # %% ../nbs/07_encoders.ipynb #encoders-mel
 RATE = 16_000  # samples a second, for every encoder here
@@ -393,37 +394,71 @@ def wavlm_layer(
     x = layer.layer_norm(x)
     return layer.final_layer_norm(x + layer.feed_forward(x))
 
-# %% ../nbs/07_encoders.ipynb #encoders-class
-@dataclass(eq=False)
-class Encoder:
-    "A speech encoder: sound in, one vector for each layer and fiftieth of a second out."
 
-    name: str  # as it was asked for
-    kind: str  # whisper, wav2vec2, hubert, wavlm or data2vec-audio
-    module: torch.nn.Module  # the network of transformers, trainable
-    licence: str = "not stated"  # of the weights
-    normalise: bool = False  # samples are brought to mean 0 and deviation 1 first
-    digest: str = ""  # SHA-256 of the weights as they were loaded
-    rate: int = RATE  # samples a second
+def wavlm_stepper(
+    module: torch.nn.Module,  # WavLMModel
+    mask: torch.Tensor | None,  # frames that are sound, (B, T); None where all are
+    frames: int,  # T
+) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:  # layer and (B, T, D) to (B, T, D)
+    "How to run one layer of WavLM on a batch; the first layer's biases for distance serve all."
+    bias, first = module.encoder.layers[0].attention.compute_bias(frames, frames), norm_first(module)
+    return lambda block, x: wavlm_layer(block, x, bias, mask, first)
 
-    def __repr__(self) -> str:
-        size = sum(weight.numel() for weight in self.module.parameters()) / 1e6
-        return f"Encoder({self.name!r}, {self.kind}, {self.layers} layers of {self.width}, {size:.1f} M weights)"
+# %% ../nbs/07_encoders.ipynb #encoders-refusals
+def too_long(
+    name: str | Path,  # of the clip
+    seconds: float,  # its length
+    most: float,  # the longest that is taken
+) -> InputError:  # to be raised
+    "The error for a clip that goes on beyond the encoder's positions."
+    reason = f"is {seconds:.1f} s long, and this encoder takes {most:g} s at most"
+    return InputError(name, reason, "cut it into windows (mtep.encoders.windows), or use embed, which does")
 
-    @property
-    def blocks(self) -> torch.nn.ModuleList:
-        "The transformer layers."
-        return self.module.layers if self.kind == "whisper" else self.module.encoder.layers
 
-    @property
-    def layers(self) -> int:
-        "How many transformer layers there are; hidden states are numbered from 0 to this."
-        return len(self.blocks)
+def layer_number(
+    layer: int,  # of a hidden state
+    layers: int,  # transformer layers
+) -> int:  # the same
+    "Accept the number of a hidden state."
+    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer <= layers:
+        raise InputError(f"layer {layer!r}", "is not one of this encoder's", f"give a whole number from 0 to {layers}")
+    return int(layer)
 
-    @property
-    def width(self) -> int:
-        "Length of a frame's vector."
-        return self.module.config.hidden_size
+
+def fit_samples(
+    samples: np.ndarray,  # sound, (n,)
+    name: str | Path,  # what to call it in a message
+    shortest: int,  # samples there must be
+    longest: float,  # seconds there may be
+    rate: int = RATE,  # samples a second
+) -> np.ndarray:  # float32, (n,)
+    "Accept a clip that an encoder can take."
+    whole = np.asarray(samples).dtype.kind != "f"  # 16-bit samples, perhaps, which are of another size
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    if whole or samples.ndim != 1 or len(samples) < shortest or not np.isfinite(samples).all():
+        reason = f"of shape {samples.shape} is not {shortest} or more finite samples of one channel, as floats"
+        raise InputError(name, reason, "read it with read_sound and check it with check_sound")
+    if len(samples) > longest * rate:
+        raise too_long(name, len(samples) / rate, longest)
+    return samples
+
+# %% ../nbs/07_encoders.ipynb #encoders-timing
+def convolved(
+    count: int,  # values that go in
+    strides: Sequence[tuple[int, int]],  # width and step of each convolution
+) -> int:
+    "How many values come out of convolutions without padding."
+    for width, step in strides:
+        count = (count - width) // step + 1
+    return count
+
+
+class Timing:
+    "How an encoder's frames lie in time."
+
+    kind: str  # family
+    module: torch.nn.Module  # the network
+    rate: int  # samples a second
 
     @property
     def strides(self) -> list[tuple[int, int]]:
@@ -450,6 +485,36 @@ class Encoder:
         "Seconds that a clip may have."
         return 2 * STEP * self.module.config.max_source_positions / self.rate if self.kind == "whisper" else math.inf
 
+    def frames(
+        self,
+        prepared: torch.Tensor,  # from `prepare`
+    ) -> int:
+        "How many frames a prepared clip has."
+        count = convolved(prepared.shape[-1], self.strides)
+        return (count + 1) // 2 if self.kind == "whisper" else count
+
+# %% ../nbs/07_encoders.ipynb #encoders-parts
+class Stack:
+    "An encoder's transformer layers, whatever its family calls them."
+
+    kind: str  # family
+    module: torch.nn.Module  # the network
+
+    @property
+    def blocks(self) -> torch.nn.ModuleList:
+        "The transformer layers."
+        return self.module.layers if self.kind == "whisper" else self.module.encoder.layers
+
+    @property
+    def layers(self) -> int:
+        "How many transformer layers there are; hidden states are numbered from 0 to this."
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        "Length of a frame's vector."
+        return self.module.config.hidden_size
+
     @property
     def device(self) -> torch.device:
         "Where the weights are."
@@ -460,33 +525,33 @@ class Encoder:
         "What the weights are stored in."
         return next(self.module.parameters()).dtype
 
+# %% ../nbs/07_encoders.ipynb #encoders-class
+@dataclass(eq=False)
+class Encoder(Stack, Timing):
+    "A speech encoder: sound in, one vector for each layer and fiftieth of a second out."
+
+    name: str  # as it was asked for
+    kind: str  # whisper, wav2vec2, hubert, wavlm or data2vec-audio
+    module: torch.nn.Module  # the network of transformers, trainable
+    licence: str = "not stated"  # of the weights
+    normalise: bool = False  # samples are brought to mean 0 and deviation 1 first
+    digest: str = ""  # SHA-256 of the weights as they were loaded
+    rate: int = RATE  # samples a second
+
+    def __repr__(self) -> str:
+        size = sum(weight.numel() for weight in self.module.parameters()) / 1e6
+        return f"Encoder({self.name!r}, {self.kind}, {self.layers} layers of {self.width}, {size:.1f} M weights)"
+
     def prepare(
         self,
         samples: np.ndarray,  # sound at `rate`, (n,)
         name: str | Path = "clip",  # what to call it in a message
     ) -> torch.Tensor:  # float32: log-mel (bins, T) for Whisper, samples (n,) for the others
         "One clip as the network wants it."
-        whole = np.asarray(samples).dtype.kind != "f"  # 16-bit samples, perhaps, which are of another size
-        samples = np.ascontiguousarray(samples, dtype=np.float32)
-        if whole or samples.ndim != 1 or len(samples) < self.shortest or not np.isfinite(samples).all():
-            reason = f"of shape {samples.shape} is not {self.shortest} or more finite samples of one channel, as floats"
-            raise InputError(name, reason, "read it with read_sound and check it with check_sound")
-        if len(samples) > self.longest * self.rate:
-            raise too_long(name, len(samples) / self.rate, self.longest)
-        x = torch.from_numpy(samples)
+        x = torch.from_numpy(fit_samples(samples, name, self.shortest, self.longest, self.rate))
         if self.kind == "whisper":
             return log_mel(x, self.module.config.num_mel_bins)
         return (x - x.mean()) / (x.var(correction=0) + 1e-7).sqrt() if self.normalise else x.clone()
-
-    def frames(
-        self,
-        prepared: torch.Tensor,  # from `prepare`
-    ) -> int:
-        "How many frames a prepared clip has."
-        count = prepared.shape[-1]
-        for width, step in self.strides:
-            count = (count - width) // step + 1
-        return (count + 1) // 2 if self.kind == "whisper" else count
 
     def hidden(
         self,
@@ -496,12 +561,7 @@ class Encoder:
     ) -> tuple[list[torch.Tensor], torch.Tensor]:  # states 0 to upto, (B, T, D) each; mask (B, T), True for sound
         "Hidden states of a batch, differentiable; what stands in padded frames means nothing."
         upto = self.layers if upto is None else layer_number(upto, self.layers)
-        ours = all(part.ndim == (2 if self.kind == "whisper" else 1) for part in inputs)
-        counts = [self.frames(part) for part in inputs]
-        if not ours or not counts or min(counts) < 1:
-            raise InputError("a batch", "holds no clip, or one that is not prepared", "give clips from prepare")
-        if max(counts) * self.hop > self.longest:
-            raise too_long("a clip", max(counts) * self.hop, self.longest)
+        counts = frame_counts(self, inputs)
         inputs, mask = [part.to(self.device, self.dtype) for part in inputs], mask_of(counts, self.device)
         x = (whisper_start if self.kind == "whisper" else wave_start)(self.module, inputs, mask, cover)
         states, step = [x], self.stepper(mask if min(counts) < max(counts) else None, max(counts))
@@ -515,17 +575,7 @@ class Encoder:
         frames: int,  # T
     ) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:  # layer and (B, T, D) to (B, T, D)
         "How to run one layer on this batch."
-        if self.kind == "wavlm":
-            bias, first = self.blocks[0].attention.compute_bias(frames, frames), norm_first(self.module)
-            return lambda block, x: wavlm_layer(block, x, bias, mask, first)
-        seen = None if mask is None else mask[:, None, None].expand(-1, 1, frames, -1)
-
-        def step(block: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-            "One layer of any other kind."
-            x = block(x, attention_mask=seen)
-            return x[0] if isinstance(x, tuple) else x
-
-        return step
+        return wavlm_stepper(self.module, mask, frames) if self.kind == "wavlm" else plain_stepper(mask, frames)
 
     def final(
         self,
@@ -536,46 +586,34 @@ class Encoder:
             return self.module.layer_norm(x)
         return self.module.encoder.layer_norm(x) if norm_first(self.module) else x
 
-# %% ../nbs/07_encoders.ipynb #encoders-refusals
-def too_long(
-    name: str | Path,  # of the clip
-    seconds: float,  # its length
-    most: float,  # the longest that is taken
-) -> InputError:  # to be raised
-    "The error for a clip that goes on beyond the encoder's positions."
-    reason = f"is {seconds:.1f} s long, and this encoder takes {most:g} s at most"
-    return InputError(name, reason, "cut it into windows (mtep.encoders.windows), or use embed, which does")
+# %% ../nbs/07_encoders.ipynb #encoders-steps
+def plain_stepper(
+    mask: torch.Tensor | None,  # frames that are sound, (B, T); None where all are
+    frames: int,  # T
+) -> Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]:  # layer and (B, T, D) to (B, T, D)
+    "How to run one layer of any family but WavLM's on a batch."
+    seen = None if mask is None else mask[:, None, None].expand(-1, 1, frames, -1)
+
+    def step(block: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        "One layer."
+        x = block(x, attention_mask=seen)
+        return x[0] if isinstance(x, tuple) else x
+
+    return step
 
 
-def layer_number(
-    layer: int,  # of a hidden state
-    layers: int,  # transformer layers
-) -> int:  # the same
-    "Accept the number of a hidden state."
-    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer <= layers:
-        raise InputError(f"layer {layer!r}", "is not one of this encoder's", f"give a whole number from 0 to {layers}")
-    return int(layer)
-
-# %% ../nbs/07_encoders.ipynb #encoders-fingerprint
-SHAPING = (
-    "encoder_attention_heads", "num_attention_heads", "activation_function", "hidden_act", "layer_norm_eps",
-    "conv_kernel", "conv_stride", "feat_extract_norm", "feat_extract_activation", "do_stable_layer_norm",
-    "num_buckets", "max_bucket_distance", "conv_pos_kernel_size", "num_conv_pos_embeddings",
-)  # fmt: skip
-
-
-def fingerprint(
-    encoder: Encoder,  # loaded
-) -> str:  # SHA-256, 64 hexadecimal digits
-    "Digest of an encoder as it is now: its weights, and what of its configuration their shapes do not tell."
-    config = encoder.module.config
-    shape = {name: getattr(config, name) for name in SHAPING if hasattr(config, name)}
-    whole = hashlib.sha256(digest([encoder.kind, encoder.normalise, shape]).encode())
-    for name, tensor in sorted(encoder.module.state_dict().items()):
-        if name != "masked_spec_embed":
-            whole.update(f"{name} {tuple(tensor.shape)} ".encode())
-            whole.update(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
-    return whole.hexdigest()
+def frame_counts(
+    encoder: Encoder,  # for whom
+    inputs: Sequence[torch.Tensor],  # clips from `prepare`
+) -> list[int]:
+    "How many frames each clip of a batch has; refuses what was not prepared, and what is too long."
+    ours = all(part.ndim == (2 if encoder.kind == "whisper" else 1) for part in inputs)
+    counts = [encoder.frames(part) for part in inputs]
+    if not ours or not counts or min(counts) < 1:
+        raise InputError("a batch", "holds no clip, or one that is not prepared", "give clips from prepare")
+    if max(counts) * encoder.hop > encoder.longest:
+        raise too_long("a clip", max(counts) * encoder.hop, encoder.longest)
+    return counts
 
 # %% ../nbs/07_encoders.ipynb #encoders-kinds
 class Kind(NamedTuple):
@@ -661,6 +699,27 @@ def own_name(
     for old, new in OLD_SPELLING.items():
         name = name.removesuffix(old) + new if name.endswith(old) else name
     return name
+
+# %% ../nbs/07_encoders.ipynb #encoders-fingerprint
+SHAPING = (
+    "encoder_attention_heads", "num_attention_heads", "activation_function", "hidden_act", "layer_norm_eps",
+    "conv_kernel", "conv_stride", "feat_extract_norm", "feat_extract_activation", "do_stable_layer_norm",
+    "num_buckets", "max_bucket_distance", "conv_pos_kernel_size", "num_conv_pos_embeddings",
+)  # fmt: skip
+
+
+def fingerprint(
+    encoder: Encoder,  # loaded
+) -> str:  # SHA-256, 64 hexadecimal digits
+    "Digest of an encoder as it is now: its weights, and what of its configuration their shapes do not tell."
+    config = encoder.module.config
+    shape = {name: getattr(config, name) for name in SHAPING if hasattr(config, name)}
+    whole = hashlib.sha256(digest([encoder.kind, encoder.normalise, shape]).encode())
+    for name, tensor in sorted(encoder.module.state_dict().items()):
+        if name != "masked_spec_embed":
+            whole.update(f"{name} {tuple(tensor.shape)} ".encode())
+            whole.update(tensor.detach().float().cpu().contiguous().numpy().astype("<f4", copy=False).data)
+    return whole.hexdigest()
 
 # %% ../nbs/07_encoders.ipynb #encoders-open
 def open_encoder(

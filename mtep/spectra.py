@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from numbers import Integral, Real
 from operator import index
@@ -218,7 +218,7 @@ def power_of(
     waves = torch.fft.rfft(frames * weights)
     return torch.addcmul(waves.real.square(), waves.imag, waves.imag)
 
-
+# %% ../nbs/09_spectra.ipynb #spectra-values
 def decibels_of(
     power: torch.Tensor,  # (B, T, window // 2 + 1)
     heard: tuple[Any, ...],  # what `mel_bank` is called with
@@ -322,7 +322,7 @@ def centres_of(
     count = frames_of(samples, measure, hop)
     return (torch.arange(count, dtype=torch.float64) * (hop or measure.hop)).round().long()
 
-
+# %% ../nbs/09_spectra.ipynb #spectra-at
 def spectra_at(
     clips: torch.Tensor,  # float, (B, n)
     measures: Sequence[Measure],  # what is measured, all of one rate and window
@@ -705,7 +705,7 @@ class Spectra:
         said = f"{len(self)} recordings, {self.measure.kind} of {self.measure.rows} rows, {span}"
         return f"Spectra({said}, {self.measured} measured now{f', {len(self.failed)} failed' if self.failed else ''})"
 
-
+# %% ../nbs/09_spectra.ipynb #spectra-fitting
 def fitting(
     measures: Any,  # what was given
 ) -> list[Measure]:
@@ -720,7 +720,7 @@ def fitting(
         raise InputError(f"measures={several!r}", "differ in rate, window or hop", "call once for each of these")
     return several
 
-
+# %% ../nbs/09_spectra.ipynb #spectra-several
 def measure_several(
     sounds: Any,  # corpus, or a path or list of paths of audio or video files
     measures: Sequence[Measure],  # what is measured, all with the same rate, window and hop

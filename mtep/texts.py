@@ -13,7 +13,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ import numpy as np
 import pandas as pd
 
 from .core import CorpusError, InputError, choose, digest, settings
+from .corpora import Labelled, in_order, label_map, row_positions
 
 # %% auto #0
 __all__ = ['EKMAN', 'SPLITS', 'GROUPS', 'CANONICAL', 'TEXT_MAPS', 'TEXT_COLUMNS', 'CONTINUED', 'TWICE', 'Rows', 'TEXT_RECIPES',
-           'BRIGHTER_CODES', 'XED_EMOTIONS', 'XED_FILES', 'SYNTHETIC_OPENINGS', 'SYNTHETIC_PHRASES', 'ordered',
-           'TextCorpus', 'check_rows', 'with_labels', 'relabelled', 'mend', 'read_lines', 'read_table', 'TextRecipe',
-           'file_in', 'read_dair', 'read_goemotions', 'read_meld', 'read_brighter', 'key_of', 'hashed_split',
-           'read_xed', 'read_kazsandra', 'make_synthetic_texts', 'text_names', 'take_apart', 'find_texts', 'load_texts',
-           'overlap', 'without_copies', 'plot_balance']
+           'BRIGHTER_CODES', 'XED_EMOTIONS', 'XED_FILES', 'SYNTHETIC_OPENINGS', 'SYNTHETIC_PHRASES', 'KAZAKH_LATIN',
+           'KAZAKH_CYRILLIC', 'TextRows', 'TextCorpus', 'checked_rows', 'check_rows', 'with_labels', 'balance_of',
+           'described', 'relabelled', 'mend', 'read_lines', 'read_table', 'TextRecipe', 'file_in', 'read_dair',
+           'read_goemotions', 'read_meld', 'read_brighter', 'key_of', 'hashed_split', 'read_xed', 'read_kazsandra',
+           'make_synthetic_texts', 'text_names', 'take_apart', 'find_texts', 'load_texts', 'normalise', 'lowered',
+           'tokens', 'scripts_of', 'kazakh_latin', 'kazakh_cyrillic', 'overlap', 'without_copies', 'plot_balance']
 
 # %% ../nbs/18_texts.ipynb #texts-labels
 EKMAN = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # canonical, in their order
@@ -53,50 +55,14 @@ TEXT_MAPS: dict[str, dict[str, str]] = {  # "" is a text without any label; what
     | {n: "negative" for n, e in CANONICAL.items() if e in ("sad", "angry", "fearful", "disgust")},
 }
 
-
-def ordered(
-    labels: Iterable[str],  # any labels, repeated or not
-) -> tuple[str, ...]:  # each once
-    "Labels in the order of tables: the canonical ones, sentiments from bad to good, then others by name."
-    wanted = set(labels)
-    known = ("negative", "neutral", "positive") if "positive" in wanted else ("neutral", "calm", *EKMAN[1:])
-    return (*(label for label in known if label in wanted), *sorted(wanted - {*known}))
-
 # %% ../nbs/18_texts.ipynb #texts-corpus
 TEXT_COLUMNS = ("id", "text", "label", "labels", "language", "split")
 
 
-@dataclass(frozen=True, eq=False)
-class TextCorpus:
-    "Sentences with their labels and splits, and where they came from."
+class TextRows(Labelled):
+    "What the rows of a corpus of texts say."
 
-    name: str  # as `load_texts` takes it, without what follows a colon
-    table: pd.DataFrame  # a row per text: TEXT_COLUMNS, and more where a corpus has them
     labels: tuple[str, ...]  # in order, whether or not each has a text here
-    licence: str  # terms of the texts
-    citation: str  # how to cite them
-    multilabel: bool = False  # whether a text may have several labels, or none
-    synthetic: bool = False  # made from templates
-    variant: str = ""  # what follows the colon: which labels
-    left_out: Mapping[str, int] = field(default_factory=dict)  # why rows were not taken, and how many
-
-    def __post_init__(self):
-        table = self.table
-        if "labels" not in table.columns and "label" in table.columns:
-            table = table.assign(labels=[(label,) if label else () for label in table["label"]])
-        missing = [name for name in TEXT_COLUMNS if name not in table.columns]
-        if missing:
-            raise CorpusError(f"table of {self.name!r}", f"has no column {', '.join(missing)}", "add it")
-        check_rows(self.name, table, self.labels)
-        object.__setattr__(self, "table", table.reset_index(drop=True))
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def title(self) -> str:
-        "Name with what follows the colon, as `load_texts` takes it."
-        return f"{self.name}:{self.variant}" if self.variant else self.name
 
     @property
     def texts(self) -> list[str]:
@@ -111,6 +77,29 @@ class TextCorpus:
     def matrix(self) -> np.ndarray:  # bool, (texts, labels)
         "Which text has which label."
         return np.array([[label in have for label in self.labels] for have in self.table["labels"]], dtype=bool)
+
+    def digest(self) -> str:
+        "What this corpus is: texts, labels, splits and ids."
+        rows = zip(self.table["id"], self.table["text"], self.table["labels"], self.table["split"])
+        return digest({"labels": self.labels, "rows": [[i, text, list(have), split] for i, text, have, split in rows]})
+
+# %% ../nbs/18_texts.ipynb #texts-corpus-class
+@dataclass(frozen=True, eq=False)
+class TextCorpus(TextRows):
+    "Sentences with their labels and splits, and where they came from."
+
+    name: str  # as `load_texts` takes it, without what follows a colon
+    table: pd.DataFrame  # a row per text: TEXT_COLUMNS, and more where a corpus has them
+    labels: tuple[str, ...]  # in order, whether or not each has a text here
+    licence: str  # terms of the texts
+    citation: str  # how to cite them
+    multilabel: bool = False  # whether a text may have several labels, or none
+    synthetic: bool = False  # made from templates
+    variant: str = ""  # what follows the colon: which labels
+    left_out: Mapping[str, int] = field(default_factory=dict)  # why rows were not taken, and how many
+
+    def __post_init__(self):
+        object.__setattr__(self, "table", checked_rows(self.name, self.table, self.labels))
 
     def part(
         self,
@@ -128,14 +117,7 @@ class TextCorpus:
         which: Sequence[bool] | Sequence[int] | np.ndarray | pd.Series,  # a mask, or positions
     ) -> TextCorpus:
         "The same corpus with some of its texts; the labels stay."
-        which = np.asarray(which)
-        if which.dtype == bool and which.shape == (len(self),):
-            which = np.flatnonzero(which)
-        wrong = which.ndim != 1 or not len(which) or which.dtype.kind not in "iu"
-        if wrong or which.min() < 0 or which.max() >= len(self) or len(np.unique(which)) < len(which):
-            reason = f"is neither a mask of {len(self)} values nor positions from 0 to {len(self) - 1}, each once"
-            raise InputError(f"subset of {self.title!r}", reason, "select at least one text")
-        return replace(self, table=self.table.iloc[which])
+        return replace(self, table=self.table.iloc[row_positions(which, len(self), self.title, "text")])
 
     def relabel(
         self,
@@ -144,35 +126,33 @@ class TextCorpus:
         "The same corpus under other labels; texts that lose all their labels are dropped."
         return relabelled(self, labels)
 
-    def digest(self) -> str:
-        "What this corpus is: texts, labels, splits and ids."
-        rows = zip(self.table["id"], self.table["text"], self.table["labels"], self.table["split"])
-        return digest({"labels": self.labels, "rows": [[i, text, list(have), split] for i, text, have, split in rows]})
-
     def balance(self) -> pd.DataFrame:  # a row per split, a column per label
         "How many texts have each label."
-        have, split = self.matrix(), self.table["split"].to_numpy()
-        rows = {name: have[split == name].sum(axis=0) for name in SPLITS if (split == name).any()}
-        counts = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.labels))
-        return counts.assign(texts=[int((split == name).sum()) for name in rows]).astype(int)
+        return balance_of(self)
 
     def _repr_markdown_(self) -> str:
-        counts = self.balance()
-        kind = ", several labels a text" if self.multilabel else ""
-        head = f"**{self.title}**: {len(self)} texts ({', '.join(self.languages)}){kind}. {self.licence}"
-        lines = ["**SYNTHETIC texts: they say nothing about people.**", ""] if self.synthetic else []
-        lines += [head, "", "| | " + " | ".join(counts.columns) + " |", "|---|" + "---:|" * counts.shape[1]]
-        for name, row in zip(counts.index, counts.to_numpy()):
-            lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
-        if self.left_out:
-            lines += ["", "Left out: " + "; ".join(f"{n} ({reason})" for reason, n in self.left_out.items()) + "."]
-        return "\n".join(lines)
+        return described(self)
 
     def __repr__(self) -> str:
         mark = "SYNTHETIC, " if self.synthetic else ""
         return f"TextCorpus({self.title}, {mark}{len(self)} texts, {len(self.labels)} labels)"
 
 # %% ../nbs/18_texts.ipynb #texts-check
+def checked_rows(
+    name: str,  # of the corpus
+    table: pd.DataFrame,  # its rows
+    labels: tuple[str, ...],  # its labels
+) -> pd.DataFrame:  # with all of TEXT_COLUMNS
+    "Rows that can be used. Raises CorpusError for those that would spoil a figure silently."
+    if "labels" not in table.columns and "label" in table.columns:
+        table = table.assign(labels=[(label,) if label else () for label in table["label"]])
+    missing = [name for name in TEXT_COLUMNS if name not in table.columns]
+    if missing:
+        raise CorpusError(f"table of {name!r}", f"has no column {', '.join(missing)}", "add it")
+    check_rows(name, table, labels)
+    return table.reset_index(drop=True)
+
+
 def check_rows(
     name: str,  # of the corpus
     table: pd.DataFrame,  # its rows
@@ -204,25 +184,45 @@ def with_labels(
     only = [have[0] if len(have) == 1 else "" for have in labels]
     return table.assign(label=only, labels=pd.Series(list(labels), index=table.index, dtype=object))
 
+# %% ../nbs/18_texts.ipynb #texts-balance
+def balance_of(
+    corpus: TextCorpus,  # any
+) -> pd.DataFrame:  # a row per split, a column per label, and how many texts
+    "How many texts of each split have each label."
+    have, split = corpus.matrix(), corpus.table["split"].to_numpy()
+    rows = {name: have[split == name].sum(axis=0) for name in SPLITS if (split == name).any()}
+    counts = pd.DataFrame.from_dict(rows, orient="index", columns=list(corpus.labels))
+    return counts.assign(texts=[int((split == name).sum()) for name in rows]).astype(int)
+
+
+def described(
+    corpus: TextCorpus,  # any
+) -> str:  # Markdown
+    "What a corpus is, and how many texts it has of what."
+    counts = balance_of(corpus)
+    kind = ", several labels a text" if corpus.multilabel else ""
+    head = f"**{corpus.title}**: {len(corpus)} texts ({', '.join(corpus.languages)}){kind}. {corpus.licence}"
+    lines = ["**SYNTHETIC texts: they say nothing about people.**", ""] if corpus.synthetic else []
+    lines += [head, "", "| | " + " | ".join(counts.columns) + " |", "|---|" + "---:|" * counts.shape[1]]
+    for name, row in zip(counts.index, counts.to_numpy()):
+        lines.append(f"| {name} | " + " | ".join(map(str, row)) + " |")
+    if corpus.left_out:
+        lines += ["", "Left out: " + "; ".join(f"{n} ({reason})" for reason, n in corpus.left_out.items()) + "."]
+    return "\n".join(lines)
+
 # %% ../nbs/18_texts.ipynb #texts-relabel
 def relabelled(
     corpus: TextCorpus,  # under its labels
     labels: str | Mapping[str, str | None],  # from TEXT_MAPS, or a new label (or None) for each label
 ) -> TextCorpus:
     "A corpus under other labels; texts that lose all their labels are dropped."
-    if isinstance(labels, str):
-        known, name = TEXT_MAPS[choose(labels, TEXT_MAPS, "label map")], labels
-    elif missing := [label for label in corpus.labels if label not in labels]:
-        remedy = "map it to a label, or to None to drop it"
-        raise InputError(f"label {missing[0]!r}", "has no entry in the map", remedy)
-    else:
-        known, name = labels, "custom"
+    known, name = label_map(labels, corpus.labels, TEXT_MAPS)
     given = [{known.get(label) for label in (have or ("",))} - {None} for have in corpus.table["labels"]]
     kept = [bool(new) or not (have or known.get("")) for new, have in zip(given, corpus.table["labels"])]
     if not any(given):
         raise CorpusError(f"corpus {corpus.title!r}", "has no text left under these labels", "use another label map")
     targets = [known.get(label) for label in (*corpus.labels, *([""] if corpus.multilabel else []))]
-    order = ordered(label for label in targets if label)
+    order = in_order(label for label in targets if label)
     table = with_labels(corpus.table, [tuple(label for label in order if label in new) for new in given])
     variant = f"{corpus.variant}:{name}" if corpus.variant else name
     return replace(corpus, table=table[np.array(kept)], labels=order, variant=variant)
@@ -560,7 +560,7 @@ SYNTHETIC_PHRASES = {
     },
 }
 
-
+# %% ../nbs/18_texts.ipynb #texts-synthetic-make
 def make_synthetic_texts(
     folder: Path | None = None,  # not needed
     language: str = "",  # all
@@ -625,7 +625,7 @@ def find_texts(
     here = [path for path in (*inside, data) if re.sub(r"\W|_", "", path.name).lower() in plain]
     return here[0] if here else None
 
-
+# %% ../nbs/18_texts.ipynb #texts-load-one
 def load_texts(
     name: str,  # such as dair, goemotions:ekman, brighter-tt or xed-fr:five
     source: str | Path | None = None,  # its folder; found below `MTEP_DATA` if not given
@@ -650,6 +650,75 @@ def load_texts(
     for each in maps:
         corpus = corpus.relabel(each)
     return corpus
+
+# %% ../nbs/18_texts.ipynb #texts-normalise
+def normalise(
+    text: str,  # as it came
+    strict: bool = True,  # refuse what is empty or in the wrong encoding
+) -> str:
+    "A text in NFC with single white space; emoji stay."
+    if not isinstance(text, str):
+        remedy = "decode it first, mostly as UTF-8" if isinstance(text, bytes) else "give a string"
+        raise InputError(f"{type(text).__name__} {str(text)[:30]!r}", "is no text", remedy)
+    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    if not strict:
+        return plain
+    if not plain:
+        raise InputError(f"text {text[:30]!r}", "is empty", "give at least a word")
+    odd = re.search("�", plain) or TWICE.search(plain)
+    if odd:
+        lost, twice = "holds � where a character was lost", f"holds {odd[0]!r}, UTF-8 read as something else"
+        what = lost if odd[0] == "�" else twice
+        raise InputError(f"text {plain[:40]!r}", what, "read its file again, as UTF-8")
+    return plain
+
+
+def lowered(
+    text: str,  # any
+) -> str:
+    "Lower case; what is repeated more than three times stands three times."
+    return re.sub(r"(.)\1{3,}", r"\1\1\1", text.lower())
+
+
+def tokens(
+    text: str,  # any
+) -> list[str]:
+    "Words in lower case, and every mark and emoji by itself."
+    return re.findall(r"\w+|[^\w\s]", lowered(text))
+
+# %% ../nbs/18_texts.ipynb #texts-script
+def scripts_of(
+    text: str,  # any
+) -> dict[str, float]:  # script to its share of the letters, the largest first; empty where there is no letter
+    "Which scripts a text is written in."
+    letters = [character for character in text if character.isalpha()]
+    counts = Counter(unicodedata.name(letter, "unknown").split()[0].split("-")[0].lower() for letter in letters)
+    return {script: count / len(letters) for script, count in counts.most_common()}
+
+
+KAZAKH_LATIN = dict(zip(
+    "аәбвгғдежзийкқлмнңоөпрстуұүфхһцчшщъыіьэюя",
+    "a ä b v g ğ d e j z i i k q l m n ñ o ö p r s t u ū ü f h h ts ch ş ş ' y ı ' e iu ia".replace("'", "_").split(),
+))  # fmt: skip
+KAZAKH_CYRILLIC = {latin: letter for letter, latin in reversed(KAZAKH_LATIN.items()) if latin != "_"} | {
+    "sh": "ш", "zh": "ж", "yu": "ю", "ya": "я", "gh": "ғ", "ý": "у", "á": "ә", "ó": "ө", "ú": "ү", "ń": "ң", "ǵ": "ғ",
+    "x": "х", "w": "у", "c": "к", "h": "х", "e": "е",
+}  # fmt: skip
+
+
+def kazakh_latin(
+    text: str,  # Kazakh in Cyrillic
+) -> str:
+    "Kazakh in the Latin alphabet of 2021, in lower case."
+    return "".join(KAZAKH_LATIN.get(letter, letter) for letter in text.lower()).replace("_", "")
+
+
+def kazakh_cyrillic(
+    text: str,  # Kazakh in Latin letters, by the alphabet of 2021 or near it
+) -> str:
+    "Kazakh in Cyrillic, in lower case; where two letters became one, the more frequent is taken."
+    pairs = "|".join(sorted((key for key in KAZAKH_CYRILLIC), key=len, reverse=True))
+    return re.sub(pairs, lambda found: KAZAKH_CYRILLIC[found[0]], unicodedata.normalize("NFC", text).lower())
 
 # %% ../nbs/18_texts.ipynb #texts-overlap
 def overlap(

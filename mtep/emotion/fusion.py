@@ -31,14 +31,13 @@ from mtep.core import (
     write_json,
     write_text,
 )
-from ..corpora import LABEL_MAPS
-from ..evaluation import confusion, scores_of, softmax
+from ..evaluation import reduce_proba, reduction, softmax
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'CONSTRUCTED', 'SPREADS', 'KINDS', 'check_opinion', 'check_rows', 'reduce_opinion', 'Opinions', 'align',
-           'paired_by_label', 'check_disjoint', 'paired_opinions', 'simulated_opinion', 'Vote', 'GateNet', 'subsets',
-           'silenced', 'descend', 'correction', 'best_spread', 'Gate', 'Perceptron', 'Stacking', 'Fusion',
-           'plain_fusion', 'Fused', 'save_fusion', 'load_fusion', 'paired_difference']
+__all__ = ['TOLERANCE', 'CONSTRUCTED', 'SPREADS', 'KINDS', 'check_opinion', 'check_rows', 'reduce_opinion', 'Opinions',
+           'silenced', 'align', 'paired_by_label', 'check_disjoint', 'paired_opinions', 'simulated_opinion', 'Vote',
+           'GateNet', 'subsets', 'descend', 'correction', 'best_spread', 'put_right', 'weigh', 'Gate', 'Perceptron',
+           'Stacking', 'Fusion', 'plain_fusion', 'Fused', 'save_fusion', 'load_fusion']
 
 # %% ../../nbs/15_fusion.ipynb #fusion-check
 TOLERANCE = 0.02  # by which a row of rounded probabilities may miss 1
@@ -91,16 +90,11 @@ def reduce_opinion(
     labels: str | Mapping[str, str | None],  # a name from LABEL_MAPS, or a new label (or None: drop) for each label
 ) -> pd.DataFrame:  # probabilities of the new labels, rows sum to 1
     "Probabilities under other labels: those that become one are added, those that are dropped are ruled out."
-    how = LABEL_MAPS[choose(labels, LABEL_MAPS, "label map")] if isinstance(labels, str) else labels
     proba = check_opinion("a modality", proba)
-    new = list(dict.fromkeys(value for value in how.values() if value))
-    parts = {one: [old for old in proba.columns if how.get(old) == one] for one in new}
-    if empty := [one for one, old in parts.items() if not old]:
-        raise InputError(f"labels {', '.join(proba.columns)}", f"hold nothing that becomes {empty[0]!r}", "use another map")
-    found = pd.DataFrame({one: proba[old].sum(axis=1) for one, old in parts.items()}) + 1e-6
-    return found.div(found.sum(axis=1), axis=0)
+    new, matrix = reduction(list(proba.columns), labels)
+    return pd.DataFrame(reduce_proba(proba.to_numpy(), matrix)[0], index=proba.index, columns=list(new))
 
-# %% ../../nbs/15_fusion.ipynb #fusion-align
+# %% ../../nbs/15_fusion.ipynb #fusion-opinions
 @dataclass(frozen=True, eq=False)
 class Opinions:
     "What several modalities say of the same utterances."
@@ -127,10 +121,17 @@ class Opinions:
     ) -> Opinions:
         "The same with all other modalities silent."
         heard = np.isin(self.modalities, [choose(name, self.modalities, "modality") for name in names])
-        said = self.said & heard
-        return replace(self, proba=np.where(said[..., None], self.proba, 1 / len(self.labels)), said=said)
+        return silenced(self, self.said & heard)
 
 
+def silenced(
+    opinions: Opinions,  # of any utterances
+    said: np.ndarray,  # who is heard, (n, modalities)
+) -> Opinions:
+    "Opinions of those who are heard."
+    return replace(opinions, proba=np.where(said[..., None], opinions.proba, 1 / len(opinions.labels)), said=said)
+
+# %% ../../nbs/15_fusion.ipynb #fusion-align
 def align(
     opinions: Mapping[str, pd.DataFrame],  # name of each modality to its probabilities
     ids: Sequence[Hashable] | None = None,  # utterances wanted, in order; all that any modality names if not given
@@ -292,15 +293,7 @@ def subsets(
         masks.append(np.where(heard.any(1, keepdims=True), heard, opinions.said))
     return masks
 
-
-def silenced(
-    opinions: Opinions,  # of any utterances
-    said: np.ndarray,  # who is heard, (n, modalities)
-) -> Opinions:
-    "Opinions of those who are heard."
-    return replace(opinions, proba=np.where(said[..., None], opinions.proba, 1 / len(opinions.labels)), said=said)
-
-
+# %% ../../nbs/15_fusion.ipynb #fusion-correction
 def descend(
     wanted: Sequence[torch.Tensor],  # what is learned
     loss_of: Callable[[], torch.Tensor],  # of these
@@ -348,7 +341,39 @@ def best_spread(
             losses[spread] += float(F.cross_entropy(logs[part == k] / warmth.exp() + bias, truth[part == k], reduction="sum"))
     return min(losses, key=losses.get)
 
+# %% ../../nbs/15_fusion.ipynb #fusion-put-right
+def put_right(
+    net: GateNet,  # to be fitted
+    opinions: Opinions,  # of training utterances
+    truth: torch.Tensor,  # label numbers
+    groups: np.ndarray,  # who speaks
+) -> None:
+    "Find each modality's temperature and biases."
+    for m in range(len(opinions.modalities)):
+        heard = opinions.said[:, m]
+        if heard.any():
+            logs = torch.from_numpy(opinions.proba[heard, m]).clamp(min=1e-6).log()
+            found = correction(logs, truth[heard], best_spread(logs, truth[heard], groups[heard]))
+            net.warmth.data[m], net.bias.data[m] = found
 
+
+def weigh(
+    net: GateNet,  # to be fitted
+    views: Sequence[Opinions],  # the same utterances, by each subset
+    truth: torch.Tensor,  # label numbers
+    spread: float,  # standard deviation of what weights depend on, before anything is seen
+) -> None:
+    "Find what weights depend on."
+    seen = [(torch.from_numpy(view.proba), torch.from_numpy(view.said)) for view in views]
+
+    def loss() -> torch.Tensor:
+        pull = sum(x.square().sum() for x in (net.trust, net.slope, net.power - 1))
+        told = torch.stack([F.nll_loss(net(*view)[0], truth) for view in seen]).mean()
+        return told + pull / (2 * spread**2 * len(truth))
+
+    descend((net.trust, net.slope, net.power), loss)
+
+# %% ../../nbs/15_fusion.ipynb #fusion-gated
 class Gate:
     "The gate: opinions put right one by one, then weights for every subset of the modalities."
 
@@ -370,41 +395,10 @@ class Gate:
         counts = np.bincount(truth, minlength=len(opinions.labels)) + 1.0
         net.prior.copy_(torch.from_numpy(np.log(counts / counts.sum())))
         if self.learned:
-            self.put_right(net, opinions, numbers, np.arange(len(truth)) if groups is None else np.asarray(groups))
-            self.weigh(net, [silenced(opinions, said) for said in subsets(opinions)], numbers)
+            put_right(net, opinions, numbers, np.arange(len(truth)) if groups is None else np.asarray(groups))
+            weigh(net, [silenced(opinions, said) for said in subsets(opinions)], numbers, self.spread)
         self.state = {name: value.detach().numpy() for name, value in net.state_dict().items()}
         return self
-
-    def put_right(
-        self,
-        net: GateNet,  # to be fitted
-        opinions: Opinions,  # of training utterances
-        truth: torch.Tensor,  # label numbers
-        groups: np.ndarray,  # who speaks
-    ) -> None:
-        "Find each modality's temperature and biases."
-        for m in range(len(opinions.modalities)):
-            heard = opinions.said[:, m]
-            if heard.any():
-                logs = torch.from_numpy(opinions.proba[heard, m]).clamp(min=1e-6).log()
-                found = correction(logs, truth[heard], best_spread(logs, truth[heard], groups[heard]))
-                net.warmth.data[m], net.bias.data[m] = found
-
-    def weigh(
-        self,
-        net: GateNet,  # to be fitted
-        views: Sequence[Opinions],  # the same utterances, by each subset
-        truth: torch.Tensor,  # label numbers
-    ) -> None:
-        "Find what weights depend on."
-        views, learned = [(torch.from_numpy(v.proba), torch.from_numpy(v.said)) for v in views], (net.trust, net.slope, net.power)
-
-        def loss() -> torch.Tensor:
-            pull = sum(x.square().sum() for x in (net.trust, net.slope, net.power - 1))
-            told = torch.stack([F.nll_loss(net(*view)[0], truth) for view in views]).mean()
-            return told + pull / (2 * self.spread**2 * len(truth))
-
-        descend(learned, loss)
 
     @torch.no_grad()
     def fuse(
@@ -454,14 +448,13 @@ class Perceptron:
         truth: np.ndarray,  # number of each one's label, (n,)
     ) -> Perceptron:
         "Train it by Adam."
-        rng, views = np.random.default_rng(self.seed), subsets(opinions) if self.masks else [opinions.said]
+        rng, views = np.random.default_rng(self.seed), np.stack(subsets(opinions) if self.masks else [opinions.said])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = self.net(self.inputs(opinions).shape[1], len(opinions.labels))
             search = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-4)
             for _ in range(self.epochs):
-                picked = rng.integers(len(views), size=len(opinions))
-                said = np.stack(views)[picked, np.arange(len(opinions))]
+                said = views[rng.integers(len(views), size=len(opinions)), np.arange(len(opinions))]
                 loss = F.cross_entropy(net(self.inputs(silenced(opinions, said))), torch.from_numpy(truth))
                 search.zero_grad()
                 loss.backward()
@@ -663,32 +656,3 @@ def load_fusion(
     tensors = load_package("safetensors.torch").load_file(path)
     fusion.made.state = {name: value.numpy() for name, value in tensors.items()}
     return fusion
-
-# %% ../../nbs/15_fusion.ipynb #fusion-judge
-def paired_difference(
-    predictions: pd.DataFrame,  # columns file, speaker, system, truth and predicted; several systems on the same utterances
-    system: str,  # whose figure
-    other: str,  # less whose
-    labels: Sequence[str],  # all labels
-    name: str = "uar",  # the figure: uar, war or macro_f1
-    draws: int = 2000,  # of speakers
-    seed: int = 0,  # of the draws
-) -> tuple[float, float, float]:  # difference, and the ends of its 95 % interval
-    "By how much one system beats another, with an interval over speakers."
-    tables = {}
-    for who in (system, other):
-        part = predictions[predictions["system"] == choose(who, sorted(predictions["system"].unique()), "system")]
-        tables[who] = part.set_index("file").sort_index()
-    if not tables[system].index.equals(tables[other].index):
-        raise ProtocolError(f"{system!r} and {other!r}", "were not tested on the same utterances", "test both on the same")
-    speakers = sorted(tables[system]["speaker"].unique())
-    counts = {
-        who: np.stack([confusion(p["truth"], p["predicted"], labels) for _, p in table.groupby("speaker", sort=True)])
-        for who, table in tables.items()
-    }
-    drawn = np.random.default_rng(seed).integers(len(speakers), size=(draws, len(speakers)))
-    sums = {who: np.stack([each[row].sum(0) for row in drawn]) for who, each in counts.items()}
-    gaps = np.asarray(scores_of(sums[system])[name]) - np.asarray(scores_of(sums[other])[name])
-    whole = scores_of(counts[system].sum(0))[name] - scores_of(counts[other].sum(0))[name]
-    low, high = np.percentile(gaps, [2.5, 97.5])
-    return float(whole), float(low), float(high)

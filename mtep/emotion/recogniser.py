@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 import numpy as np
 import pandas as pd
@@ -40,8 +40,9 @@ from mtep.core import (
     write_bytes,
     write_text,
 )
-from ..corpora import LABEL_MAPS, find, in_order
+from ..corpora import LABEL_MAPS, find
 from .forest import CODES, Forest, clip_ids, load_forest, train
+from ..evaluation import reduce_proba, reduction
 from ..features import extractor, measure, named_files
 from ..media import Sound, probe, recordings_in, resample, stream_sound
 
@@ -49,13 +50,16 @@ from ..media import Sound, probe, recordings_in, resample, stream_sound
 __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR', 'RANGE', 'SPEECH', 'PAUSE', 'SILENCE',
            'SHORTEST', 'DOUBTFUL', 'WEIGHED', 'AHEAD', 'FEWEST_OWN', 'SUMMARY', 'RAVDESS_HEAD', 'CLOCK_STEPS',
            'FORMATS', 'TIMELINES', 'ForestVoice', 'load_voice', 'load_cnn', 'load_forest_voice', 'load_from_folder',
-           'Chosen', 'first_at_hand', 'load_model', 'reduction', 'reduce_proba', 'Plan', 'plan_windows', 'cut',
-           'stretches', 'frame_levels', 'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of',
-           'first_part', 'relay', 'read_ahead', 'listen', 'watched', 'Own', 'vectors_of', 'judge', 'Emotion', 'summary',
-           'Prediction', 'number', 'read_transcripts', 'read_words', 'shared_labels', 'FusedEmotion', 'Judges',
-           'load_reader', 'read_verdict', 'ReadEmotion', 'csv_line', 'table_lines', 'timeline_lines', 'ravdess_line',
-           'plain_verdict', 'text_grid', 'quoted', 'verdict_grid', 'clock', 'colour_of', 'draw_levels', 'draw_shares',
-           'plot_timeline', 'timeline_path', 'check_request', 'save_picture', 'LineFile', 'Recorder']
+           'Chosen', 'first_at_hand', 'load_model', 'Plan', 'plan_windows', 'cut', 'stretches', 'frame_levels',
+           'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of', 'first_part', 'relay', 'watched',
+           'read_ahead', 'listen', 'Own', 'vectors_of', 'judge', 'heard_vectors', 'enrolment', 'verdicts_of',
+           'gathered', 'model_notes', 'Recogniser', 'Emotion', 'number', 'summary', 'joined_tables', 'prediction_notes',
+           'markdown_table', 'Prediction', 'read_transcripts', 'read_words', 'Judges', 'load_reader', 'read_verdict',
+           'ReadEmotion', 'shared_labels', 'tables_said', 'opinions_of', 'fused_notes', 'FusedEmotion', 'csv_line',
+           'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid', 'quoted', 'verdict_grid',
+           'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline', 'timeline_path', 'check_request',
+           'save_picture', 'LineFile', 'table_row', 'Tally', 'named_place', 'write_timeline', 'open_lines',
+           'whole_answer', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
 RATE = 16_000  # samples a second, for every model
@@ -176,33 +180,6 @@ def load_model(
     if isinstance(model, os.PathLike) or "/" in name or os.sep in name:
         raise InputError(f"model folder {model}", "is not there", "check the path")
     choose(name, ["auto", *MODELS], "model")
-
-# %% ../../nbs/17_recogniser.ipynb #recogniser-labels
-def reduction(
-    have: Sequence[str],  # labels of a model
-    wanted: str | Mapping[str, str | None] | None = None,  # eight, five, four, or a new label (None: drop) for each
-) -> tuple[tuple[str, ...], np.ndarray]:  # the new labels, and a 0/1 matrix (have, new)
-    "How probabilities of a model's labels become those of others."
-    wanted = {label: label for label in have} if wanted is None else wanted  # the same, in the order of all tables
-    table = LABEL_MAPS[choose(wanted, LABEL_MAPS, "set of labels")] if isinstance(wanted, str) else dict(wanted)
-    labels = in_order(label for label in table.values() if label)
-    lost = [label for label in labels if label not in {table.get(old) for old in have}]
-    if lost or not labels:
-        reason = f"needs {', '.join(lost) or 'a label'}, and the model knows {', '.join(have)}"
-        raise InputError(f"set of labels {wanted!r}", reason, "choose fewer labels, or another model")
-    return labels, np.array([[float(table.get(old) == label) for label in labels] for old in have])
-
-
-def reduce_proba(
-    proba: np.ndarray,  # rows that sum to 1, (n, have)
-    matrix: np.ndarray,  # from reduction, (have, new)
-) -> tuple[np.ndarray, np.ndarray]:  # rows that sum to 1, (n, new), and the share that was left out, (n,)
-    "Probabilities under fewer labels, given that the emotion is one of them; all alike where nothing is left."
-    kept = proba @ matrix
-    total = kept.sum(axis=1, keepdims=True)
-    alike = np.full_like(kept, 1 / kept.shape[1])
-    dropped = np.clip(1 - total[:, 0], 0, 1).round(6)
-    return np.where(total > 1e-9, kept / np.maximum(total, 1e-9), alike), dropped
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-plan
 WINDOW, HOP, WHOLE = 4.0, 2.0, 10.0  # seconds: a window, from one to the next, and what is judged whole
@@ -503,6 +480,19 @@ def relay(
             coming.result()
         blocks.close()
 
+
+def watched(
+    windows: Iterator[tuple[int, np.ndarray]],  # of one clip
+    clip: Clip,  # which
+    plan: Plan,  # how it is divided
+    whole: bool,  # it is judged whole, which nobody needs to watch
+) -> Iterator[tuple[int, np.ndarray]]:
+    "Windows of a long file, with progress shown."
+    if whole or isinstance(clip.source, Sound):
+        return windows
+    total = int(probe(clip.source).seconds * RATE / plan.hop) or None
+    return progress(windows, total=total, label=clip.source.name, unit="window")
+
 # %% ../../nbs/17_recogniser.ipynb #recogniser-listen-2
 def read_ahead(
     clips: Iterable[Clip],  # in order
@@ -552,19 +542,6 @@ def listen(
             hearing.over = True
             yield hearing, None
 
-# %% ../../nbs/17_recogniser.ipynb #recogniser-watched
-def watched(
-    windows: Iterator[tuple[int, np.ndarray]],  # of one clip
-    clip: Clip,  # which
-    plan: Plan,  # how it is divided
-    whole: bool,  # it is judged whole, which nobody needs to watch
-) -> Iterator[tuple[int, np.ndarray]]:
-    "Windows of a long file, with progress shown."
-    if whole or isinstance(clip.source, Sound):
-        return windows
-    total = int(probe(clip.source).seconds * RATE / plan.hop) or None
-    return progress(windows, total=total, label=clip.source.name, unit="window")
-
 # %% ../../nbs/17_recogniser.ipynb #recogniser-judge
 FEWEST_OWN = 5  # clips of a speaker below which nothing is subtracted
 
@@ -608,9 +585,89 @@ def judge(
             hearing.error = MediaError(hearing.clip, "left the model without an answer", "check the recording")
     give_back()
 
-# %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
-class Emotion:
-    "Recognises emotion in recordings; its `load` finds a model for it."
+# %% ../../nbs/17_recogniser.ipynb #recogniser-enrolment
+def heard_vectors(
+    model: Any,  # has vectors
+    heard: Iterator[tuple[Hearing, np.ndarray | None]],  # from listen
+) -> tuple[list[np.ndarray], dict[str, MtepError]]:  # a vector a window, (d,), and clips that could not be read
+    "What a model makes of all that is heard, in blocks, so that little sound is kept."
+    rows, failed = [], {}
+    while several := list(islice(heard, 64)):
+        failed |= {hearing.clip: hearing.error for hearing, _ in several if hearing.error}
+        found = vectors_of(model, [samples for _, samples in several if samples is not None])
+        rows += [vector for vector in found if not isinstance(vector, MtepError)]
+    return rows, failed
+
+
+def enrolment(
+    rows: Sequence[np.ndarray],  # vectors of a speaker's own clips, (d,) each
+    failed: dict[str, MtepError],  # clips that could not be read
+) -> Own:
+    "What a speaker's own clips gave; nothing where they are few."
+    if len(rows) < FEWEST_OWN:
+        few = f"Enrolment not used: {len(rows)} usable clips, and {FEWEST_OWN} are needed; the plain model answers."
+        return Own(None, len(rows), failed, few)
+    return Own(np.stack(rows), len(rows), failed, f"Enrolled: {len(rows)} of the speaker's own clips.")
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-verdicts
+def verdicts_of(
+    heard: Iterator[tuple[Hearing, np.ndarray | None]],  # from listen
+    model: Any,  # has vectors and proba
+    labels: tuple[str, ...],  # to answer in
+    matrix: np.ndarray,  # from reduction, (have, new)
+    own: np.ndarray | None = None,  # vectors of the speaker's own clips, (m, d)
+    batch: int = 32,  # windows that the model is given at once
+) -> Iterator[Verdict]:  # one for each clip, in order
+    "Gather windows, have them judged, and tell the clips that are done."
+    open_clips: deque[Hearing] = deque()
+    waiting: list[tuple[Hearing, int, np.ndarray]] = []
+    for hearing, samples in heard:
+        if samples is None:
+            open_clips.append(hearing)
+        else:
+            waiting.append((hearing, len(hearing.spans) - 1, samples))
+        if len(waiting) >= batch or sum(len(part[2]) for part in waiting) >= batch * WHOLE * RATE:
+            judge(model, waiting, own)
+            waiting = []
+        while open_clips and not any(open_clips[0] is part[0] for part in waiting):
+            yield conclude(open_clips.popleft(), labels, matrix)
+    judge(model, waiting, own)
+    for hearing in open_clips:
+        yield conclude(hearing, labels, matrix)
+
+
+def gathered(
+    coming: Iterable[Verdict],  # as they become known
+    count: int,  # how many will come
+    on_error: str = "raise",  # or "skip": go on after a clip that cannot be judged
+) -> list[Verdict]:
+    "Verdicts with progress shown. Raises a clip's own error, if errors are not to be skipped."
+    verdicts = []
+    for verdict in progress(coming, total=count, label="emotion", unit="clip"):
+        if verdict.error and on_error == "raise":
+            raise verdict.error
+        verdicts.append(verdict)
+    return verdicts
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-base
+def model_notes(
+    name: str,  # of a model
+    card: Mapping[str, Any],  # where it comes from
+    caution: str = "",  # what it says of itself
+    why: str = "",  # what was tried before it
+) -> list[str]:  # sentences
+    "What users of a model must be told."
+    learned = card.get("corpus") or card.get("data") or "an unknown corpus"
+    terms = f" ({card['licence']})" if card.get("licence") else ""
+    notes = [f"Model: {name}, trained on {learned}{terms}." + (f" {caution}" if caution else "")]
+    notes += [f"Chosen because there is {why}."] if why else []
+    if card.get("synthetic"):
+        notes.append("SYNTHETIC: learned from speech made by a machine; it says nothing about people.")
+    return notes
+
+
+class Recogniser:
+    "A model of emotion, the labels that it answers in, and what its users must be told."
 
     def __init__(
         self,
@@ -622,13 +679,7 @@ class Emotion:
         self.model, self.name = model, name or type(model).__name__
         self.labels, self.matrix = reduction(list(model.labels), labels)
         self.card: dict[str, Any] = dict(getattr(model, "card", None) or {})
-        learned = self.card.get("corpus") or self.card.get("data") or "an unknown corpus"
-        terms = f" ({self.card['licence']})" if self.card.get("licence") else ""
-        caution = getattr(model, "caution", "")
-        self.notes = [f"Model: {self.name}, trained on {learned}{terms}." + (f" {caution}" if caution else "")]
-        self.notes += [f"Chosen because there is {why}."] if why else []
-        if self.card.get("synthetic"):
-            self.notes.append("SYNTHETIC: learned from speech made by a machine; it says nothing about people.")
+        self.notes = model_notes(self.name, self.card, getattr(model, "caution", ""), why)
 
     @classmethod
     def load(
@@ -636,10 +687,14 @@ class Emotion:
         model: str | Path | Any = "auto",  # auto, voice, cnn, forest, or a model's folder
         labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; else the model's own
         device: str = "auto",  # auto, cpu, cuda, …
-    ) -> Emotion:
+    ) -> Self:
         "A recogniser with the model asked for, or with the best that can be had here."
         chosen = load_model(model, device)
         return cls(chosen.model, labels, chosen.name, chosen.why)
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
+class Emotion(Recogniser):
+    "Recognises emotion in recordings; its `load` finds a model for it."
 
     def enrol(
         self,
@@ -649,15 +704,7 @@ class Emotion:
         "What a speaker usually sounds like, for `predict`."
         if not getattr(self.model, "enrols", True):
             return Own(None, 0, {}, f"Enrolment not used: the model {self.name} has no use for it.")
-        rows, failed, heard = [], {}, listen(clips_of(sounds), plan_windows(WHOLE, WHOLE), jobs)
-        while several := list(islice(heard, 64)):
-            failed |= {hearing.clip: hearing.error for hearing, _ in several if hearing.error}
-            found = vectors_of(self.model, [samples for _, samples in several if samples is not None])
-            rows += [vector for vector in found if not isinstance(vector, MtepError)]
-        if len(rows) < FEWEST_OWN:
-            few = f"Enrolment not used: {len(rows)} usable clips, and {FEWEST_OWN} are needed; the plain model answers."
-            return Own(None, len(rows), failed, few)
-        return Own(np.stack(rows), len(rows), failed, f"Enrolled: {len(rows)} of the speaker's own clips.")
+        return enrolment(*heard_vectors(self.model, listen(clips_of(sounds), plan_windows(WHOLE, WHOLE), jobs)))
 
     def predict_iter(
         self,
@@ -675,27 +722,8 @@ class Emotion:
         if batch < 1 or jobs < 1:
             raise InputError(f"batch={batch}, jobs={jobs}", "leave nothing to work with", "use at least 1")
         own = enrol if isinstance(enrol, Own) or enrol is None else self.enrol(enrol, jobs)
-        return self._judged(clips, plan, own.vectors if own else None, batch, jobs)
-
-    def _judged(
-        self, clips: list[Clip], plan: Plan, own: np.ndarray | None, batch: int, jobs: int
-    ) -> Iterator[Verdict]:
-        "Gather windows, have them judged, and tell the clips that are done."
-        open_clips: deque[Hearing] = deque()
-        waiting: list[tuple[Hearing, int, np.ndarray]] = []
-        for hearing, samples in listen(clips, plan, jobs):
-            if samples is None:
-                open_clips.append(hearing)
-            else:
-                waiting.append((hearing, len(hearing.spans) - 1, samples))
-            if len(waiting) >= batch or sum(len(part[2]) for part in waiting) >= batch * WHOLE * RATE:
-                judge(self.model, waiting, own)
-                waiting = []
-            while open_clips and not any(open_clips[0] is part[0] for part in waiting):
-                yield conclude(open_clips.popleft(), self.labels, self.matrix)
-        judge(self.model, waiting, own)
-        for hearing in open_clips:
-            yield conclude(hearing, self.labels, self.matrix)
+        vectors = own.vectors if own else None
+        return verdicts_of(listen(clips, plan, jobs), self.model, self.labels, self.matrix, vectors, batch)
 
     def predict(
         self,
@@ -709,14 +737,21 @@ class Emotion:
         choose(on_error, ["raise", "skip"], "on_error")
         clips = clips_of(sounds)
         own = self.enrol(enrol) if enrol is not None else None
-        verdicts, coming = [], self.predict_iter(clips, enrol=own, **how)
-        for verdict in progress(coming, total=len(clips), label="emotion", unit="clip"):
-            if verdict.error and on_error == "raise":
-                raise verdict.error
-            verdicts.append(verdict)
+        verdicts = gathered(self.predict_iter(clips, enrol=own, **how), len(clips), on_error)
         return Prediction(verdicts, self, own)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-prediction
+SUMMARY = ["clip", "emotion", "probability", "runner_up", "runner_up_probability", "seconds", "dropped", "note"]
+
+
+def number(
+    value: float,  # a probability
+    digits: int = 3,  # decimals
+) -> str:  # empty where there is none
+    "A probability as tables show it."
+    return "" if value != value else f"{value:.{digits}f}"
+
+
 def summary(
     verdict: Verdict,  # of one clip
 ) -> dict[str, Any]:
@@ -727,6 +762,42 @@ def summary(
         "runner_up": second[0], "runner_up_probability": second[1],
         "seconds": round(verdict.seconds, 2), "dropped": verdict.dropped, "note": "; ".join(verdict.notes),
     }  # fmt: skip
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-prediction-parts
+def joined_tables(
+    tables: Mapping[str, pd.DataFrame],  # clip to its table
+) -> pd.DataFrame:  # with a column clip before the others
+    "Tables of all clips under each other."
+    named = [table.assign(clip=clip)[["clip", *table.columns]] for clip, table in tables.items()]
+    return pd.concat(named, ignore_index=True) if named else pd.DataFrame(columns=["clip"])
+
+
+def prediction_notes(
+    verdicts: Iterable[Verdict],  # of clips that could be judged
+    own: Own | None = None,  # what enrolment gave
+) -> list[str]:  # sentences
+    "What a reader must know about clips and about how they were judged."
+    verdicts = list(verdicts)
+    notes = [own.note] if own else []
+    notes += [WEIGHED] if any(len(verdict.windows) > 1 for verdict in verdicts) else []
+    notes += [f"Could not be enrolled: {error}." for error in (own.failed.values() if own else ())]
+    return notes + [f"{verdict.clip}: {note}." for verdict in verdicts for note in verdict.notes]
+
+
+def markdown_table(
+    verdicts: Iterable[Verdict],  # of clips that could be judged
+    notes: Sequence[str] = (),  # sentences; twelve are shown
+    errors: Iterable[MtepError] = (),  # of the other clips; twelve are shown
+) -> str:
+    "The first twenty clips with their two likeliest emotions, and notes."
+    shown = []
+    for row in map(summary, verdicts):
+        shares = number(row["probability"]), number(row["runner_up_probability"])
+        shown.append(f"| {row['clip']} | {row['emotion']} | {shares[0]} | {row['runner_up']} | {shares[1]} |")
+    more = [f"… and {len(shown) - 20} more."] if len(shown) > 20 else []
+    failed = [f"Failed: {error}." for error in errors]
+    head = "| clip | emotion | probability | runner-up | |\n|---|---|---:|---|---:|"
+    return "\n".join([head, *shown[:20], "", *more, "", "  \n".join([*notes[:12], *failed[:12]])])
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-prediction-class
 class Prediction:
@@ -741,10 +812,7 @@ class Prediction:
         self.verdicts = {verdict.clip: verdict for verdict in verdicts if not verdict.error}
         self.failed = {verdict.clip: verdict.error for verdict in verdicts if verdict.error}
         self.labels, self.own, self.card = emotion.labels, own, emotion.card
-        self.notes = [*emotion.notes, *([own.note] if own else [])]
-        self.notes += [WEIGHED] if any(len(verdict.windows) > 1 for verdict in self.verdicts.values()) else []
-        self.notes += [f"Could not be enrolled: {error}." for error in (own.failed.values() if own else ())]
-        self.notes += [f"{clip}: {note}." for clip, verdict in self.verdicts.items() for note in verdict.notes]
+        self.notes = [*emotion.notes, *prediction_notes(self.verdicts.values(), own)]
         rows = {clip: verdict.proba for clip, verdict in self.verdicts.items()}
         self.table = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.labels), dtype=float)
         self.table.index.name = "clip"
@@ -774,52 +842,30 @@ class Prediction:
     @property
     def timeline(self) -> pd.DataFrame:  # columns clip, start, end, emotion, speech, and a column a label
         "Every window of every clip; a clip that was judged whole has one."
-        return self._joined({clip: verdict.windows for clip, verdict in self.verdicts.items()})
+        return joined_tables({clip: verdict.windows for clip, verdict in self.verdicts.items()})
 
     @property
     def segments(self) -> pd.DataFrame:  # columns clip, start, end, emotion, probability
         "Every clip's time without overlaps, neighbours of one emotion joined."
-        return self._joined({clip: verdict.segments for clip, verdict in self.verdicts.items()})
-
-    def _joined(self, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-        "Tables of all clips under each other."
-        named = [table.assign(clip=clip)[["clip", *table.columns]] for clip, table in tables.items()]
-        return pd.concat(named, ignore_index=True) if named else pd.DataFrame(columns=["clip"])
+        return joined_tables({clip: verdict.segments for clip, verdict in self.verdicts.items()})
 
     def __len__(self) -> int:
         return len(self.verdicts)
 
     def _repr_markdown_(self) -> str:
-        shown = []
-        for row in map(summary, self.verdicts.values()):
-            shares = number(row["probability"]), number(row["runner_up_probability"])
-            shown.append(f"| {row['clip']} | {row['emotion']} | {shares[0]} | {row['runner_up']} | {shares[1]} |")
-        more = [f"… and {len(shown) - 20} more."] if len(shown) > 20 else []
-        failed = [f"Failed: {error}." for error in self.failed.values()]
-        head = "| clip | emotion | probability | runner-up | |\n|---|---|---:|---|---:|"
-        return "\n".join([head, *shown[:20], "", *more, "", "  \n".join([*self.notes[:12], *failed[:12]])])
-
-# %% ../../nbs/17_recogniser.ipynb #recogniser-number
-SUMMARY = ["clip", "emotion", "probability", "runner_up", "runner_up_probability", "seconds", "dropped", "note"]
-
-
-def number(
-    value: float,  # a probability
-    digits: int = 3,  # decimals
-) -> str:  # empty where there is none
-    "A probability as tables show it."
-    return "" if value != value else f"{value:.{digits}f}"
+        return markdown_table(self.verdicts.values(), self.notes, self.failed.values())
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-transcripts
 def read_transcripts(
-    path: str | Path,  # .csv or .tsv with columns clip and text, .json of names to texts, or .txt, .srt, .vtt of one clip
+    path: str | Path,  # .csv or .tsv with columns clip and text, .json of the same, or .txt, .srt, .vtt of one clip
     clips: Sequence[str],  # names of the clips
 ) -> dict[str, str]:  # clip to its words
     "Words that are known beforehand. Raises InputError where they belong to no clip."
     path, lines = Path(path), read_words(Path(path))
     if isinstance(lines, str):
         if len(clips) != 1:
-            raise InputError(path, f"holds the words of one recording, and there are {len(clips)}", "give a table: clip,text")
+            reason = f"holds the words of one recording, and there are {len(clips)}"
+            raise InputError(path, reason, "give a table: clip,text")
         return {clips[0]: lines}
     known: dict[str, list[str]] = {}
     for clip in clips:
@@ -852,11 +898,85 @@ def read_words(
             raise InputError(path, "has no columns clip and text", "write them in its first line")
         return {row["clip"]: row["text"] or "" for row in rows}
     if kind in ("srt", "vtt"):
-        said = [line for line in text.splitlines() if "-->" not in line and not line.strip().isdigit() and line.strip() != "WEBVTT"]
+        lines = [line for line in text.splitlines() if "-->" not in line]
+        said = [line for line in lines if not line.strip().isdigit() and line.strip() != "WEBVTT"]
         text = re.sub(r"<[^>]*>", "", " ".join(said))
     return " ".join(text.split())
 
-# %% ../../nbs/17_recogniser.ipynb #recogniser-fused
+# %% ../../nbs/17_recogniser.ipynb #recogniser-read
+class Judges:
+    "The shipped models of text, each asked about the languages that it knows."
+
+    def __init__(
+        self,
+        name: str | Path = "emotion-text",  # shipped, or a folder written by save_text_models
+    ):
+        texts = load_package("mtep.emotion.text")
+        self.name, self.labels = name, list(load_package("mtep.texts").EKMAN)
+        models = texts.judges(name)
+        cards = [model.card for model in models.values()]
+        corpora = dict.fromkeys(str(card.get("corpus", "?")).partition(":")[0].partition("-")[0] for card in cards)
+        terms = dict.fromkeys(str(card.get("licence", "?")) for card in cards)
+        self.card = {"name": str(name), "corpus": " and ".join(corpora), "licence": "; ".join(terms)}
+        self.card["synthetic"] = any(card.get("synthetic") for card in cards)
+
+    def predict(
+        self,
+        texts: Sequence[str],  # any
+    ) -> pd.DataFrame:  # a row a text: labels, language, supported, …
+        "Probabilities of every text."
+        found = load_package("mtep.emotion.text").judge(list(texts), self.name)
+        return found.reindex(columns=[*self.labels, "language", "supported"])
+
+
+def load_reader(
+    model: str | Path | Any = "emotion-text",  # shipped, a folder, or a model that is loaded already
+) -> Any:  # has labels, card and predict
+    "A model of text."
+    return Judges(model) if isinstance(model, (str, os.PathLike)) else model
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-read-verdict
+def read_verdict(
+    reader: Any,  # of words: has labels and predict
+    name: str,  # of the text
+    text: str,  # to be judged
+    labels: Sequence[str],  # to answer in
+    matrix: np.ndarray,  # from reduction, (have, new)
+) -> Verdict:  # without windows
+    "What the words alone say."
+    row = reader.predict([text]).iloc[0]
+    proba, dropped = reduce_proba(row[list(reader.labels)].fillna(0.0).to_numpy(float)[None], matrix)
+    nothing = pd.DataFrame(columns=["start", "end", "emotion", "speech", *labels])
+    notes = ()
+    if not row["supported"]:
+        notes = (f"words in another language ({row['language']}) than the model of text knows: unreliable",)
+    return Verdict(name, tuple(labels), proba[0], nothing, np.zeros(0), 0.0, float(dropped[0]), notes)
+
+
+class ReadEmotion(Emotion):
+    "Recognises emotion in texts alone."
+
+    def __init__(
+        self,
+        reader: Any,  # of words: has labels, card and predict
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; else the model's own
+    ):
+        super().__init__(reader, labels, reader.card.get("name", "text"))
+
+    def predict_iter(
+        self,
+        texts: Mapping[str, str],  # name to text
+        **how: Any,  # not used
+    ) -> Iterator[Verdict]:
+        "Judge texts one after the other."
+        for name, text in texts.items():
+            try:
+                yield read_verdict(self.model, name, text, self.labels, self.matrix)
+            except MtepError as error:
+                nothing = np.full(len(self.labels), np.nan)
+                yield Verdict(name, self.labels, nothing, pd.DataFrame(), np.zeros(0), error=error)
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-shared
 def shared_labels(
     have: Sequence[str],  # labels of the model of sound
     read: Sequence[str],  # labels of the model of words
@@ -867,6 +987,36 @@ def shared_labels(
     return merged | ({"calm": "neutral"} if merged.get("calm", "") is None and "neutral" in both else {})
 
 
+def tables_said(
+    said: Mapping[str, np.ndarray],  # modality to probabilities, (labels,); NaN where it says nothing
+    clip: str,  # its name
+    labels: Sequence[str],  # of the probabilities
+) -> dict[str, pd.DataFrame]:  # as fusion takes them
+    "A table for each modality that says something of a clip."
+    return {name: pd.DataFrame([row], [clip], list(labels)) for name, row in said.items() if np.isfinite(row).all()}
+
+
+def opinions_of(
+    tables: Mapping[str, pd.DataFrame],  # from tables_said
+    weights: Mapping[str, float],  # modality to its weight
+) -> dict[str, dict[str, Any]]:
+    "What each modality found likeliest, and what it weighed."
+    found = {}
+    for name, table in tables.items():
+        row = table.iloc[0]
+        found[name] = {"emotion": row.idxmax(), "probability": float(row.max()), "weight": weights[name]}
+    return found
+
+
+def fused_notes(
+    reader: Any,  # of words: has card
+    fusion: Any,  # has card and kind
+) -> list[str]:  # sentences
+    "What users of two models must be told besides."
+    words = f"Words by {reader.card.get('name', 'a model of text')}, trained on {reader.card.get('corpus', '?')}."
+    return [words, f"Fused by {fusion.card.get('title') or fusion.kind}."]
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-fused
 class FusedEmotion(Emotion):
     "Recognises emotion in recordings and in the words that are known of them."
 
@@ -874,7 +1024,7 @@ class FusedEmotion(Emotion):
         self,
         model: Any,  # of sound, as Emotion takes it
         reader: Any,  # of words: has labels, card and predict
-        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; those that both know if not given
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; else those that both know
         name: str = "",  # of the model of sound
         why: str = "",  # what was tried before it
         fusion: Any = None,  # mtep.emotion.fusion.Fusion of audio and text on these labels; Bayes' product if not given
@@ -883,14 +1033,13 @@ class FusedEmotion(Emotion):
         super().__init__(model, labels, name, why)
         self.reader, (_, self.text_matrix) = reader, reduction(list(reader.labels), labels)
         self.fusion = fusion or load_package("mtep.emotion.fusion").plain_fusion(self.labels, ("audio", "text"))
-        self.notes.append(f"Words by {reader.card.get('name', 'a model of text')}, trained on {reader.card.get('corpus', '?')}.")
-        self.notes.append(f"Fused by {self.fusion.card.get('title') or self.fusion.kind}.")
+        self.notes += fused_notes(reader, self.fusion)
 
     @classmethod
     def load(
         cls,
         model: str | Path | Any = "auto",  # of sound: auto, voice, cnn, forest, or a model's folder
-        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; those that both know if not given
+        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; else those that both know
         device: str = "auto",  # auto, cpu, cuda, …
         text_model: str | Path | Any = "emotion-text",  # shipped, a folder, or a model that is loaded already
     ) -> FusedEmotion:
@@ -907,9 +1056,10 @@ class FusedEmotion(Emotion):
     ) -> Iterator[Verdict]:
         "Judge clips one after the other, each by its sound and by its words."
         clips, texts = clips_of(sounds), dict(texts or {})
-        if strange := set(texts) - {clip.name for clip in clips}:
-            raise InputError(f"words of {sorted(strange)[0]!r}", "belong to no recording", "name them as the recordings")
-        return (self.joined(verdict, texts.get(verdict.clip, "")) for verdict in super(FusedEmotion, self).predict_iter(clips, **how))
+        if lost := set(texts) - {clip.name for clip in clips}:
+            raise InputError(f"words of {sorted(lost)[0]!r}", "belong to no recording", "name them as the recordings")
+        heard = super().predict_iter(clips, **how)
+        return (self.joined(verdict, texts.get(verdict.clip, "")) for verdict in heard)
 
     def joined(
         self,
@@ -920,87 +1070,12 @@ class FusedEmotion(Emotion):
         if verdict.error or not text.strip():
             return verdict
         told = read_verdict(self.reader, verdict.clip, text, self.labels, self.text_matrix)
-        said = {"audio": verdict.proba, "text": told.proba}
-        tables = {name: pd.DataFrame([row], [verdict.clip], list(self.labels)) for name, row in said.items() if np.isfinite(row).all()}
+        tables = tables_said({"audio": verdict.proba, "text": told.proba}, verdict.clip, self.labels)
         if not tables:
             return verdict
         fused = self.fusion.fuse(tables)
-        opinions = {
-            name: {
-                "emotion": table.iloc[0].idxmax(), "probability": float(table.iloc[0].max()),
-                "weight": float(fused.weights[0, self.fusion.modalities.index(name)]),
-            }
-            for name, table in tables.items()
-        }  # fmt: skip
+        opinions = opinions_of(tables, dict(zip(self.fusion.modalities, map(float, fused.weights[0]))))
         return replace(verdict, proba=fused.proba[0], opinions=opinions, notes=(*verdict.notes, *told.notes))
-
-# %% ../../nbs/17_recogniser.ipynb #recogniser-read
-class Judges:
-    "The shipped models of text, each asked about the languages that it knows."
-
-    def __init__(
-        self,
-        name: str | Path = "emotion-text",  # shipped, or a folder written by save_text_models
-    ):
-        texts = load_package("mtep.emotion.text")
-        self.name, self.labels = name, list(load_package("mtep.texts").EKMAN)
-        models = texts.judges(name)
-        corpora = dict.fromkeys(str(model.card.get("corpus", "?")).partition(":")[0].partition("-")[0] for model in models.values())
-        terms = dict.fromkeys(str(model.card.get("licence", "?")) for model in models.values())
-        self.card = {"name": str(name), "corpus": " and ".join(corpora), "licence": "; ".join(terms)}
-        self.card["synthetic"] = any(model.card.get("synthetic") for model in models.values())
-
-    def predict(
-        self,
-        texts: Sequence[str],  # any
-    ) -> pd.DataFrame:  # a row a text: labels, language, supported, …
-        "Probabilities of every text."
-        return load_package("mtep.emotion.text").judge(list(texts), self.name).reindex(columns=[*self.labels, "language", "supported"])
-
-
-def load_reader(
-    model: str | Path | Any = "emotion-text",  # shipped, a folder, or a model that is loaded already
-) -> Any:  # has labels, card and predict
-    "A model of text."
-    return Judges(model) if isinstance(model, (str, os.PathLike)) else model
-
-
-def read_verdict(
-    reader: Any,  # of words: has labels and predict
-    name: str,  # of the text
-    text: str,  # to be judged
-    labels: Sequence[str],  # to answer in
-    matrix: np.ndarray,  # from reduction, (have, new)
-) -> Verdict:  # without windows
-    "What the words alone say."
-    row = reader.predict([text]).iloc[0]
-    proba, dropped = reduce_proba(row[list(reader.labels)].fillna(0.0).to_numpy(float)[None], matrix)
-    nothing = pd.DataFrame(columns=["start", "end", "emotion", "speech", *labels])
-    notes = () if row["supported"] else (f"words in another language ({row['language']}) than the model of text knows: unreliable",)
-    return Verdict(name, tuple(labels), proba[0], nothing, np.zeros(0), 0.0, float(dropped[0]), notes)
-
-
-class ReadEmotion(Emotion):
-    "Recognises emotion in texts alone."
-
-    def __init__(
-        self,
-        reader: Any,  # of words: has labels, card and predict
-        labels: str | Mapping[str, str | None] | None = None,  # eight, five, four or a map; the model's own if not given
-    ):
-        super().__init__(reader, labels, reader.card.get("name", "text"))
-
-    def predict_iter(
-        self,
-        texts: Mapping[str, str],  # name to text
-        **how: Any,  # not used
-    ) -> Iterator[Verdict]:
-        "Judge texts one after the other."
-        for name, text in texts.items():
-            try:
-                yield read_verdict(self.model, name, text, self.labels, self.matrix)
-            except MtepError as error:
-                yield Verdict(name, self.labels, np.full(len(self.labels), np.nan), pd.DataFrame(), np.zeros(0), error=error)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-lines
 def csv_line(
@@ -1051,8 +1126,8 @@ def plain_verdict(
 
     about = {key: plain(value) for key, value in summary(verdict).items() if key != "note"}
     proba = {label: plain(value) for label, value in zip(verdict.labels, verdict.proba)}
-    said = {"opinions": {name: {key: plain(value) for key, value in one.items()} for name, one in verdict.opinions.items()}}
-    return about | {"notes": list(verdict.notes), "probabilities": proba, **(said if verdict.opinions else {}),
+    said = {name: {key: plain(value) for key, value in one.items()} for name, one in verdict.opinions.items()}
+    return about | {"notes": list(verdict.notes), "probabilities": proba, **({"opinions": said} if said else {}),
                     "timeline": rows(verdict.windows), "segments": rows(verdict.segments)}  # fmt: skip
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-textgrid
@@ -1260,8 +1335,101 @@ class LineFile:
         if self.path:
             self.stream.close()
 
+# %% ../../nbs/17_recogniser.ipynb #recogniser-tally
+def table_row(
+    verdict: Verdict,  # of one clip
+) -> dict[str, Any]:
+    "A clip's line in the table for people: summary, and what sound and words said."
+    return summary(verdict) | {
+        name: f"{one['emotion']} {number(one['probability'], 2)}" for name, one in verdict.opinions.items()
+    }
+
+
+class Tally:
+    "What is kept of verdicts until the last one is known."
+
+    def __init__(
+        self,
+        table: bool = False,  # keep a line of each
+        everything: bool = False,  # keep all of each, for JSON
+    ):
+        self.table, self.everything = table, everything
+        self.count, self.last, self.divided = 0, None, False  # clips taken in, the last one, whether any was cut
+        self.rows: list[dict[str, Any]] = []  # lines, for a table
+        self.whole: list[dict[str, Any]] = []  # everything, for JSON
+        self.failed: dict[str, str] = {}
+        self.notes: Counter[str] = Counter()
+
+    def take(
+        self,
+        verdict: Verdict,  # of one clip
+    ) -> bool:  # whether the clip could be judged
+        "Count a clip in, and keep what is wanted of it."
+        self.count += 1
+        if verdict.error:
+            self.failed[verdict.clip] = str(verdict.error)
+            return False
+        self.last, self.divided = verdict, self.divided or len(verdict.windows) > 1
+        self.notes.update(verdict.notes)
+        self.rows += [table_row(verdict)] if self.table else []
+        self.whole += [plain_verdict(verdict)] if self.everything else []
+        return True
+
+# %% ../../nbs/17_recogniser.ipynb #recogniser-places
+def named_place(
+    path: Path,  # as asked for: a file's, or a folder's without an ending
+    name: str,  # the clip's id
+    ending: str = "",  # of a file in the folder
+) -> Path:
+    "The file of one of several clips."
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return path.with_name(f"{path.stem}-{name}{path.suffix}") if path.suffix else path / f"{name}{ending}"
+
+
+def write_timeline(
+    path: Path,  # .TextGrid, .png or .svg
+    verdict: Verdict,  # of one clip
+) -> Path:
+    "Write a clip's timeline into a file of its own."
+    if path.suffix.lower() == ".textgrid":
+        return write_text(path, verdict_grid(verdict))
+    return save_picture(plot_timeline(verdict, title=Path(verdict.clip).name), path)
+
+
+def open_lines(
+    form: str,  # of the output
+    output: Path | None,  # its file; nothing: the stream
+    timelines: Sequence[Path],  # of any kind
+    labels: Sequence[str],  # which have a column each
+    stream: TextIO | None = None,  # where text goes without `output`
+) -> tuple[dict[str | Path, LineFile], list[Path]]:  # under "output" and the timelines' paths, and which files they are
+    "Begin all that is written line by line."
+    heads = {"csv": csv_line([*SUMMARY, *labels]), "ravdess": RAVDESS_HEAD}
+    lines = {"output": LineFile(output, stream, heads[form])} if form in heads else {}
+    head = csv_line(["clip", "start", "end", "emotion", "speech", *labels])
+    files = [output] if lines and output else []
+    lines |= {path: LineFile(path, head=head) for path in timelines if path.suffix.lower() == ".csv"}
+    return lines, [*files, *(path for path in timelines if path in lines)]
+
+
+def whole_answer(
+    emotion: Recogniser,  # who judged
+    tally: Tally,  # what was found
+    own: Own | None = None,  # what enrolment gave
+    settings: Mapping[str, Any] | None = None,  # how it was asked
+) -> dict[str, Any]:  # for JSON
+    "Everything as one object, with who judged and how."
+    enrolled = {"clips": own.count, "used": own.vectors is not None} if own else None
+    unread = {clip: str(error) for clip, error in own.failed.items()} if own else {}
+    return {
+        "mtep": mtep.__version__, "model": emotion.name, "card": emotion.card,
+        "labels": list(emotion.labels), "settings": dict(settings or {}), "enrolment": enrolled,
+        "notes": [*emotion.notes, *([own.note] if own else []), *([WEIGHED] if tally.divided else [])],
+        "clips": tally.whole, "failed": tally.failed | unread,
+    }  # fmt: skip
+
 # %% ../../nbs/17_recogniser.ipynb #recogniser-recorder
-class Recorder:
+class Recorder(Tally):
     "Writes verdicts in the form asked for, each as soon as it is known."
 
     def __init__(
@@ -1275,45 +1443,22 @@ class Recorder:
     ):
         timelines = list(timelines)
         check_request(form, timelines, clips=names, output=output)
-        self.emotion, self.form, self.output = emotion, form, Path(output) if output else None
+        self.emotion, self.form, self.output, self.stream = emotion, form, Path(output) if output else None, stream
         self.timelines = [timeline_path(path) for path in timelines]
+        super().__init__(form == "table", "json" in (form, *(path.suffix.lower()[1:] for path in self.timelines)))
         self.ids = dict(zip(names, clip_ids(list(names)), strict=True))
-        self.count, self.last, self.divided = 0, None, False  # clips taken in, the last one, whether any was cut
-        self.rows: list[dict[str, Any]] = []  # summaries, for a table
-        self.whole: list[dict[str, Any]] = []  # everything, for JSON
-        self.written: list[Path] = []
-        self.failed: dict[str, str] = {}
-        self.notes: Counter[str] = Counter()
-        labels, self.lines, self.stream = list(emotion.labels), {}, stream
-        heads = {"csv": csv_line([*SUMMARY, *labels]), "ravdess": RAVDESS_HEAD}
-        if form in heads:
-            self.lines["output"] = LineFile(self.output, stream, heads[form])
-            self.written += [self.output] if self.output else []
-        for path in self.timelines:
-            if path.suffix.lower() == ".csv":
-                self.lines[path] = LineFile(path, head=csv_line(["clip", "start", "end", "emotion", "speech", *labels]))
-                self.written.append(path)
+        self.lines, self.written = open_lines(form, self.output, self.timelines, emotion.labels, stream)
 
     def add(
         self,
         verdict: Verdict,  # of one clip
     ) -> None:
         "Take in what was found out about a clip."
-        self.count += 1
-        if verdict.error:
-            self.failed[verdict.clip] = str(verdict.error)
+        if not self.take(verdict):
             return
-        self.last, self.divided = verdict, self.divided or len(verdict.windows) > 1
-        self.notes.update(verdict.notes)
-        if self.form == "table":
-            shares = {name: f"{one['emotion']} {number(one['probability'], 2)}" for name, one in verdict.opinions.items()}
-            self.rows.append(summary(verdict) | shares)
-        if self.form == "csv":
-            self.lines["output"].write(table_lines(verdict))
-        if self.form == "ravdess":
-            self.lines["output"].write(ravdess_line(self.ids[verdict.clip], verdict))
-        if self.form == "json" or any(path.suffix.lower() == ".json" for path in self.timelines):
-            self.whole.append(plain_verdict(verdict))
+        if self.form in ("csv", "ravdess"):
+            line = table_lines(verdict) if self.form == "csv" else ravdess_line(self.ids[verdict.clip], verdict)
+            self.lines["output"].write(line)
         if self.form == "textgrid" and not self.output:
             self.stream.write(verdict_grid(verdict))
         elif self.form == "textgrid":
@@ -1326,28 +1471,17 @@ class Recorder:
         kind, place = path.suffix.lower(), self.place(path, verdict)
         if kind == ".csv":
             self.lines[path].write(timeline_lines(verdict))
-        elif kind == ".textgrid":
-            self.written.append(write_text(place, verdict_grid(verdict)))
-        elif kind in (".png", ".svg"):
-            self.written.append(save_picture(plot_timeline(verdict, title=Path(verdict.clip).name), place))
+        elif kind != ".json":
+            self.written.append(write_timeline(place, verdict))
 
     def place(self, path: Path, verdict: Verdict, ending: str = "") -> Path:
         "The file of one clip: the path itself, or beside it with the clip's id where there are several clips."
-        if len(self.ids) == 1 and (path.suffix or not ending):
-            return path
-        name = re.sub(r"[^\w.-]+", "-", self.ids[verdict.clip]).strip("-.")
-        return path.with_name(f"{path.stem}-{name}{path.suffix}") if path.suffix else path / f"{name}{ending}"
+        alone = len(self.ids) == 1 and (path.suffix or not ending)
+        return path if alone else named_place(path, self.ids[verdict.clip], ending)
 
     def about(self, own: Own | None = None, **settings: Any) -> dict[str, Any]:
         "Everything as one object for JSON, with who judged and how."
-        enrolled = {"clips": own.count, "used": own.vectors is not None} if own else None
-        unread = {clip: str(error) for clip, error in own.failed.items()} if own else {}
-        return {
-            "mtep": mtep.__version__, "model": self.emotion.name, "card": self.emotion.card,
-            "labels": list(self.emotion.labels), "settings": settings, "enrolment": enrolled,
-            "notes": [*self.emotion.notes, *([own.note] if own else []), *([WEIGHED] if self.divided else [])],
-            "clips": self.whole, "failed": self.failed | unread,
-        }  # fmt: skip
+        return whole_answer(self.emotion, self, own, settings)
 
     def close(self) -> None:
         "Close what is open."

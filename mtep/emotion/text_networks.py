@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +54,15 @@ from mtep.training import (
 
 # %% auto #0
 __all__ = ['FAMILIES', 'SMALL', 'VOCABULARIES', 'HEADS', 'POOLINGS', 'CHANGES', 'WINDOWS', 'LETTERS', 'SPANS', 'WAYS',
-           'tiny_tokenizer', 'tiny_text_checkpoint', 'read_tokenizer', 'pieces_of', 'piece_table', 'two_sided',
-           'NormHead', 'TextNet', 'read_body', 'open_checkpoint', 'most_pieces', 'check_texts', 'targets_of',
-           'as_targets', 'Read', 'read_texts', 'side_by_side', 'text_batches', 'hasty', 'thinned', 'changer',
-           'back_translated', 'layer_names', 'head_names', 'text_plan', 'label_scores', 'judge_texts', 'TextNetwork',
-           'calibrated', 'answers', 'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune', 'begun_as',
-           'weighing', 'settled', 'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out',
-           'by_gradients', 'explain_text', 'save_text_network', 'weight_marks', 'load_text_network',
-           'read_network_config', 'text_network_card', 'judge_part', 'yes_and_no', 'text_metrics']
+           'learned_pieces', 'tiny_tokenizer', 'tiny_text_checkpoint', 'read_tokenizer', 'pieces_of', 'piece_table',
+           'two_sided', 'NormHead', 'TextNet', 'read_body', 'open_checkpoint', 'most_pieces', 'check_texts',
+           'targets_of', 'as_targets', 'Read', 'read_texts', 'side_by_side', 'text_batches', 'hasty', 'thinned',
+           'changer', 'back_translated', 'layer_names', 'head_names', 'text_plan', 'label_scores', 'judge_texts',
+           'cut_windows', 'one_for_each', 'score_windows', 'mean_by_text', 'TextNetwork', 'calibrated', 'answers',
+           'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune', 'begun_as', 'weighing', 'settled',
+           'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out', 'by_gradients', 'explain_text',
+           'save_text_network', 'weight_marks', 'load_text_network', 'read_network_config', 'text_network_card',
+           'judge_part', 'yes_and_no', 'text_metrics']
 
 # %% ../../nbs/19_text_networks.ipynb #networks-tiny
 FAMILIES = {  # of transformers: class of the configuration, and special tokens in the order of their numbers
@@ -72,6 +75,23 @@ SMALL = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, interme
              input_embedding_size=16, output_embedding_size=16)  # fmt: skip
 
 
+def learned_pieces(
+    texts: Sequence[str],  # from which pieces are learned
+    most: int,  # pieces at most; all letters are taken in any case
+) -> list[str]:  # pieces at the beginning of a word, and others with ## before them
+    "Letters, then the runs of letters that spare most; the same for the same texts."
+    plain = (unicodedata.normalize("NFC", text).lower() for text in texts)
+    words = Counter(word for text in plain for word in re.findall(r"\w+|[^\w\s]", text))
+    letters = sorted({letter for word in words for letter in word})
+    spared: Counter[str] = Counter()
+    for word, often in words.items():
+        for start in range(len(word)):
+            for end in range(start + 2, len(word[:20]) + 1):
+                spared["##" * (start > 0) + word[start:end]] += often * (end - start - 1)
+    runs = sorted(spared, key=lambda piece: (-spared[piece], piece))
+    return [*letters, *("##" + letter for letter in letters), *runs][: max(most, 2 * len(letters))]
+
+
 def tiny_tokenizer(
     texts: Sequence[str],  # from which pieces are learned
     family: str = "bert",  # bert, xlm-roberta or rembert
@@ -81,11 +101,12 @@ def tiny_tokenizer(
     parts, special = load_package("tokenizers"), FAMILIES[choose(family, FAMILIES, "family")][1]
     first, last, unknown = special[2 if special[0] != "<s>" else 0], special[3 if special[0] != "<s>" else 2], \
         next(token for token in special if "unk" in token.lower())  # fmt: skip
-    made = parts.Tokenizer(parts.models.WordPiece(unk_token=unknown, max_input_chars_per_word=100))
+    vocabulary = [*special, *learned_pieces(texts, pieces - len(special))]
+    numbers = {piece: number for number, piece in enumerate(vocabulary)}
+    made = parts.Tokenizer(parts.models.WordPiece(numbers, unk_token=unknown, max_input_chars_per_word=100))
     made.normalizer = parts.normalizers.Sequence([parts.normalizers.NFC(), parts.normalizers.Lowercase()])
     made.pre_tokenizer = parts.pre_tokenizers.BertPreTokenizer()
-    learner = parts.trainers.WordPieceTrainer(vocab_size=pieces, special_tokens=list(special), show_progress=False)
-    made.train_from_iterator(texts, learner)
+    made.add_special_tokens(list(special))
     ends = [(token, made.token_to_id(token)) for token in (first, last)]
     made.post_processor = parts.processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=ends)
     made.decoder = parts.decoders.WordPiece()
@@ -354,7 +375,7 @@ def read_texts(
     pieces = tokenizer(texts, truncation=True, max_length=longest)["input_ids"] if texts else []
     return Read(texts, pieces, corpus.table["id"].astype(str).tolist(), tokenizer, longest)
 
-
+# %% ../../nbs/19_text_networks.ipynb #networks-side
 def side_by_side(
     pieces: Sequence[Sequence[int]],  # of each text
     pad: int,  # number of the piece that stands for none
@@ -544,6 +565,63 @@ WINDOWS = 8  # of a long text that are read
 LETTERS = 100_000  # of a text that are cut into pieces, at most
 
 
+def cut_windows(
+    texts: Sequence[str],  # to be read
+    tokenizer: Any,  # of the network's checkpoint
+    longest: int,  # pieces that are read at once
+) -> tuple[list[list[int]], np.ndarray, np.ndarray]:  # a window's pieces, its text's number; shares read
+    "Cut texts into windows that the network can read at once, and choose some of a long one's."
+    short = [text[:LETTERS] for text in check_texts(texts)]
+    read = tokenizer(short, truncation=True, max_length=longest, return_overflowing_tokens=True)
+    home, shares, chosen = np.asarray(read["overflow_to_sample_mapping"]), np.ones(len(short)), []
+    ends = np.searchsorted(home, np.arange(len(short) + 1))  # where each text's windows begin
+    for number, text in enumerate(texts):
+        own = np.arange(ends[number], ends[number + 1])
+        kept = own[np.unique(np.linspace(0, len(own) - 1, min(len(own), WINDOWS)).round().astype(int))]
+        sizes = [len(read["input_ids"][k]) for k in own]
+        shares[number] = sum(len(read["input_ids"][k]) for k in kept) / sum(sizes) * min(1, LETTERS / len(text))
+        chosen.extend(kept)
+    return [read["input_ids"][k] for k in chosen], home[chosen], shares
+
+
+def one_for_each(
+    labels: Sequence[str],  # of a model
+    thresholds: Sequence[float] | None,  # as many; one half each if not given
+) -> list[float]:
+    "A threshold for each label."
+    told = [0.5] * len(labels) if thresholds is None else [float(each) for each in thresholds]
+    if len(told) != len(labels):
+        raise InputError(f"{len(told)} thresholds", f"do not fit {len(labels)} labels", "give one for each")
+    return told
+
+
+@torch.no_grad()
+def score_windows(
+    net: TextNet,  # trained
+    pieces: Sequence[Sequence[int]],  # of each window
+    pad: int,  # number of the piece that stands for none
+    batch: int = 64,  # windows at a time
+) -> np.ndarray:  # float64, (windows, labels)
+    "What the network says of each window; windows of similar length are read together."
+    device, sizes = next(net.parameters()).device, np.array([len(own) for own in pieces])
+    said, order = [], np.argsort(sizes, kind="stable")
+    for start in range(0, len(order), batch):
+        inputs = side_by_side([pieces[k] for k in order[start : start + batch]], pad)
+        said.append(net.scores(**{name: x.to(device) for name, x in inputs.items()}).double().cpu().numpy())
+    return np.concatenate(said)[np.argsort(order)]
+
+
+def mean_by_text(
+    said: np.ndarray,  # of each window, (windows, labels)
+    pieces: Sequence[Sequence[int]],  # of each window
+    home: np.ndarray,  # number of each window's text, (windows,)
+) -> np.ndarray:  # float64, (texts, labels)
+    "What windows say, weighed by their length."
+    sizes, sums = np.array([len(own) for own in pieces]), np.zeros((home.max() + 1, said.shape[1]))
+    np.add.at(sums, home, said * sizes[:, None])
+    return sums / np.bincount(home, weights=sizes)[:, None]
+
+# %% ../../nbs/19_text_networks.ipynb #networks-network
 class TextNetwork:
     "A fine-tuned network for texts."
 
@@ -560,39 +638,14 @@ class TextNetwork:
         self.net, self.tokenizer, self.labels = net.eval(), tokenizer, list(labels)
         self.longest = checked_number("longest", longest, int, 4, most_pieces(net, tokenizer))
         self.temperature, self.card = checked_number("temperature", temperature, float, 1e-6, 1e6), dict(card or {})
-        self.thresholds = [0.5] * len(self.labels) if thresholds is None else [float(t) for t in thresholds]
-        if len(self.thresholds) != len(self.labels):
-            reason = f"do not fit {len(self.labels)} labels"
-            raise InputError(f"{len(self.thresholds)} thresholds", reason, "give one for each")
+        self.thresholds = one_for_each(self.labels, thresholds)
+        self.languages = list(self.card.get("languages", []))  # that it learned from
 
     @property
     def multilabel(self) -> bool:
         "Whether its labels are independent of each other."
         return self.net.multilabel
 
-    @property
-    def languages(self) -> list[str]:
-        "The languages it learned from."
-        return list(self.card.get("languages", []))
-
-    def windows(
-        self,
-        texts: Sequence[str],  # to be read
-    ) -> tuple[list[list[int]], np.ndarray, np.ndarray]:  # a window's pieces, its text's number; shares read
-        "Cut texts into windows that the network can read at once, and choose some of a long one's."
-        short = [text[:LETTERS] for text in check_texts(texts)]
-        read = self.tokenizer(short, truncation=True, max_length=self.longest, return_overflowing_tokens=True)
-        home, shares, chosen = np.asarray(read["overflow_to_sample_mapping"]), np.ones(len(short)), []
-        ends = np.searchsorted(home, np.arange(len(short) + 1))  # where each text's windows begin
-        for number, text in enumerate(texts):
-            own = np.arange(ends[number], ends[number + 1])
-            kept = own[np.unique(np.linspace(0, len(own) - 1, min(len(own), WINDOWS)).round().astype(int))]
-            sizes = [len(read["input_ids"][k]) for k in own]
-            shares[number] = sum(len(read["input_ids"][k]) for k in kept) / sum(sizes) * min(1, LETTERS / len(text))
-            chosen.extend(kept)
-        return [read["input_ids"][k] for k in chosen], home[chosen], shares
-
-    @torch.no_grad()
     def scores(
         self,
         texts: Sequence[str],  # to be judged
@@ -601,16 +654,8 @@ class TextNetwork:
         "What the network says, uncalibrated."
         if not len(texts):
             return np.empty((0, len(self.labels)))
-        pieces, home, _ = self.windows(texts)
-        device, sizes = next(self.net.parameters()).device, np.array([len(own) for own in pieces])
-        said, order = np.empty((len(pieces), len(self.labels))), np.argsort(sizes, kind="stable")
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            inputs = side_by_side([pieces[k] for k in rows], self.tokenizer.pad_token_id)
-            said[rows] = self.net.scores(**{name: x.to(device) for name, x in inputs.items()}).double().cpu().numpy()
-        sums = np.zeros((len(texts), len(self.labels)))
-        np.add.at(sums, home, said * sizes[:, None])
-        return sums / np.bincount(home, weights=sizes, minlength=len(texts))[:, None]
+        pieces, home, _ = cut_windows(texts, self.tokenizer, self.longest)
+        return mean_by_text(score_windows(self.net, pieces, self.tokenizer.pad_token_id, batch), pieces, home)
 
     def proba(
         self,
@@ -682,7 +727,7 @@ def predict_texts(
     proba = np.where(known[:, None], said, said / 2 + chance / 2)
     table = pd.DataFrame(proba, index=pd.Index(list(plain), name="text"), columns=model.labels)
     table = table.assign(predicted=answers(model, said), language=spoken, supported=known)
-    shares = model.windows(list(plain.values()))[2] if plain else []
+    shares = cut_windows(list(plain.values()), model.tokenizer, model.longest)[2] if plain else []
     table = table.assign(confidence=proba.max(axis=1) if plain else [], read=shares)
     table.attrs["failed"] = failed
     return table
