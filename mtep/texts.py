@@ -30,8 +30,9 @@ __all__ = ['EKMAN', 'SPLITS', 'GROUPS', 'CANONICAL', 'TEXT_MAPS', 'TEXT_COLUMNS'
            'KAZAKH_CYRILLIC', 'TextRows', 'TextCorpus', 'checked_rows', 'check_rows', 'with_labels', 'balance_of',
            'described', 'relabelled', 'mend', 'read_lines', 'read_table', 'TextRecipe', 'file_in', 'read_dair',
            'read_goemotions', 'read_meld', 'read_brighter', 'key_of', 'hashed_split', 'read_xed', 'read_kazsandra',
-           'make_synthetic_texts', 'text_names', 'take_apart', 'find_texts', 'load_texts', 'normalise', 'lowered',
-           'tokens', 'scripts_of', 'kazakh_latin', 'kazakh_cyrillic', 'overlap', 'without_copies', 'plot_balance']
+           'make_synthetic_texts', 'text_names', 'take_apart', 'find_texts', 'protocol_of', 'load_texts', 'normalise',
+           'lowered', 'tokens', 'scripts_of', 'kazakh_latin', 'kazakh_cyrillic', 'overlap', 'without_copies',
+           'plot_balance']
 
 # %% ../nbs/18_texts.ipynb #texts-labels
 EKMAN = ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # canonical, in their order
@@ -299,6 +300,7 @@ class TextRecipe:
     languages: tuple[str, ...] = ("en",)  # that it has
     variants: tuple[str, ...] = ("",)  # sets of labels of its own; the first is taken if none is named
     multilabel: bool = False  # whether a text may have several labels
+    split: str = "official"  # who divided it: its authors, or a hash of each text
 
     def _repr_markdown_(self) -> str:
         facts = {"languages": ", ".join(self.languages), "licence": self.licence, "citation": self.citation}
@@ -492,6 +494,7 @@ TEXT_RECIPES["xed"] = TextRecipe(
     "split here, by a hash of the text.", "CC BY 4.0",
     "E. Öhman, M. Pàmies, K. Kajava and J. Tiedemann, COLING 2020, pp. 6542–6552",
     "https://github.com/Helsinki-NLP/XED", ("xed",), read_xed, languages=tuple(XED_FILES), multilabel=True,
+    split="hashed",
 )  # fmt: skip
 
 # %% ../nbs/18_texts.ipynb #texts-kazsandra
@@ -583,6 +586,7 @@ def make_synthetic_texts(
 TEXT_RECIPES["synthetic-texts"] = TextRecipe(
     "synthetic-texts", "SYNTHETIC texts", "Phrases in English, Russian and Kazakh put together by rule: a toy.",
     "CC0 1.0", "made by this package", "made on this machine", (), make_synthetic_texts, languages=("en", "ru", "kk"),
+    split="SYNTHETIC",
 )  # fmt: skip
 
 # %% ../nbs/18_texts.ipynb #texts-load
@@ -624,6 +628,15 @@ def find_texts(
     inside = sorted(path for path in data.iterdir() if path.is_dir())
     here = [path for path in (*inside, data) if re.sub(r"\W|_", "", path.name).lower() in plain]
     return here[0] if here else None
+
+
+
+def protocol_of(
+    name: str,  # as `load_texts` takes it; several with + between
+) -> str:
+    "What a figure measured on a corpus's test part has to be called."
+    kinds = {take_apart(each.strip())[0].split for each in name.split("+")}
+    return " and ".join(sorted(f"{kind} test" for kind in kinds))
 
 # %% ../nbs/18_texts.ipynb #texts-load-one
 def load_texts(

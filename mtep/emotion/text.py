@@ -402,7 +402,7 @@ def load_text_model(
 # %% ../../nbs/13_text.ipynb #text-card
 def text_card(
     models: Mapping[str, TextModel],  # part to model
-    metrics: Sequence[Metric] = (),  # measured on official test parts
+    metrics: Sequence[Metric] = (),  # measured on test parts
 ) -> str:
     "A model card in Markdown: purpose, data, licence, protocol, figures, limits."
     toy = any(model.card.get("synthetic") for model in models.values())

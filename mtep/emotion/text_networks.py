@@ -57,12 +57,12 @@ __all__ = ['FAMILIES', 'SMALL', 'VOCABULARIES', 'HEADS', 'POOLINGS', 'CHANGES', 
            'learned_pieces', 'tiny_tokenizer', 'tiny_text_checkpoint', 'read_tokenizer', 'pieces_of', 'piece_table',
            'two_sided', 'NormHead', 'TextNet', 'read_body', 'open_checkpoint', 'most_pieces', 'check_texts',
            'targets_of', 'as_targets', 'Read', 'read_texts', 'side_by_side', 'text_batches', 'hasty', 'thinned',
-           'changer', 'back_translated', 'layer_names', 'head_names', 'text_plan', 'label_scores', 'judge_texts',
-           'cut_windows', 'one_for_each', 'score_windows', 'mean_by_text', 'TextNetwork', 'calibrated', 'answers',
-           'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune', 'begun_as', 'weighing', 'settled',
-           'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out', 'by_gradients', 'explain_text',
-           'save_text_network', 'weight_marks', 'load_text_network', 'read_network_config', 'text_network_card',
-           'judge_part', 'yes_and_no', 'text_metrics']
+           'near_words', 'swapped', 'changer', 'back_translated', 'layer_names', 'head_names', 'text_plan',
+           'label_scores', 'judge_texts', 'cut_windows', 'one_for_each', 'score_windows', 'mean_by_text', 'TextNetwork',
+           'calibrated', 'answers', 'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune', 'begun_as',
+           'weighing', 'settled', 'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out',
+           'by_gradients', 'explain_text', 'save_text_network', 'weight_marks', 'load_text_network',
+           'read_network_config', 'text_network_card', 'judge_part', 'yes_and_no', 'text_metrics']
 
 # %% ../../nbs/19_text_networks.ipynb #networks-tiny
 FAMILIES = {  # of transformers: class of the configuration, and special tokens in the order of their numbers
@@ -437,13 +437,52 @@ def thinned(
     kept = [word for word in words if rng.random() >= share]
     return " ".join(kept or words)
 
+# %% ../../nbs/19_text_networks.ipynb #networks-synonyms
+def near_words(
+    net: TextNet,  # whose table of pieces is asked
+    tokenizer: Any,  # of the same checkpoint
+    texts: Sequence[str],  # whose words are wanted
+    count: int = 5,  # neighbours at most
+    least: float = 0.5,  # cosine of the angle to a neighbour
+) -> dict[str, list[str]]:  # word to those near it, for words of three letters or more that are one piece
+    "Words that lie close together in the checkpoint's own table."
+    words = sorted({word for text in texts for word in text.lower().split() if word.isalpha() and len(word) > 2})
+    pieces = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    whole = {word: own[0] for word, own in zip(words, pieces) if len(own) == 1 and own[0] != tokenizer.unk_token_id}
+    table = net.body.get_input_embeddings().weight.detach()[list(whole.values())].float()
+    table, names, found = F.normalize(table - table.mean(0)), list(whole), {}
+    for start in range(0, len(names), 1024):
+        best = (table[start : start + 1024] @ table.T).topk(min(count + 1, len(names)))
+        for row, (values, places) in enumerate(zip(best.values.tolist(), best.indices.tolist()), start):
+            found[names[row]] = [names[k] for value, k in zip(values, places) if value >= least and k != row]
+    return {word: others for word, others in found.items() if others}
 
-CHANGES = {"letters": hasty, "words": thinned}
+
+def swapped(
+    text: str,  # to be changed
+    rng: np.random.Generator,  # of this epoch
+    near: Mapping[str, Sequence[str]],  # from near_words
+    share: float = 0.1,  # of the words that have neighbours
+) -> str:
+    "Put a neighbour in the place of some words."
+    parts = re.split(r"(\s+)", text)
+    for k, word in enumerate(parts):
+        if word.lower() in near and rng.random() < share:
+            parts[k] = str(rng.choice(near[word.lower()]))
+    return "".join(parts)
 
 
+CHANGES = {
+    "letters": lambda text, rng, near: hasty(text, rng),
+    "words": lambda text, rng, near: thinned(text, rng),
+    "synonyms": swapped,
+}
+
+# %% ../../nbs/19_text_networks.ipynb #networks-changer
 def changer(
     changes: Sequence[str] = (),  # from CHANGES
     paraphrases: Mapping[str, str] | None = None,  # text to the same in other words, read half of the time
+    near: Mapping[str, Sequence[str]] | None = None,  # from near_words, for synonyms
 ) -> Callable[[str, np.random.Generator], str] | None:  # None where nothing is changed
     "All changes as one."
     made = [CHANGES[choose(name, CHANGES, "change")] for name in changes]
@@ -454,7 +493,7 @@ def changer(
         if paraphrases and rng.random() < 0.5:
             text = paraphrases.get(text, text)
         for one in made:
-            text = one(text, rng)
+            text = one(text, rng, near or {})
         return text
 
     return change
@@ -785,8 +824,9 @@ def fine_tune(
 ) -> tuple[TextNetwork, History]:
     "Fine-tune a checkpoint on the training part of a corpus; the development part chooses epoch and temperature."
     train, dev = tuning_rows(corpus, limit)
-    change, truth = changer(changes, paraphrases), targets_of(corpus)[0]
     net, tokenizer = open_checkpoint(checkpoint, corpus.labels, head, pooling, dropout, corpus.multilabel, seed)
+    near = near_words(net, tokenizer, [corpus.texts[k] for k in train]) if "synonyms" in changes else None
+    change, truth = changer(changes, paraphrases, near), targets_of(corpus)[0]
     checked_number("longest", longest, int, 4, most_pieces(net, tokenizer))
     plan = text_plan(net, seed=seed, **settings)
     if corpus.multilabel and plan.class_weights:
