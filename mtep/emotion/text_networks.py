@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -472,11 +473,7 @@ def swapped(
     return "".join(parts)
 
 
-CHANGES = {
-    "letters": lambda text, rng, near: hasty(text, rng),
-    "words": lambda text, rng, near: thinned(text, rng),
-    "synonyms": swapped,
-}
+CHANGES = {"letters": hasty, "words": thinned, "synonyms": swapped}
 
 # %% ../../nbs/19_text_networks.ipynb #networks-changer
 def changer(
@@ -485,7 +482,8 @@ def changer(
     near: Mapping[str, Sequence[str]] | None = None,  # from near_words, for synonyms
 ) -> Callable[[str, np.random.Generator], str] | None:  # None where nothing is changed
     "All changes as one."
-    made = [CHANGES[choose(name, CHANGES, "change")] for name in changes]
+    chosen = [CHANGES[choose(name, CHANGES, "change")] for name in changes]
+    made = [partial(one, near=near or {}) if one is swapped else one for one in chosen]
     if not made and not paraphrases:
         return None
 
@@ -493,7 +491,7 @@ def changer(
         if paraphrases and rng.random() < 0.5:
             text = paraphrases.get(text, text)
         for one in made:
-            text = one(text, rng, near or {})
+            text = one(text, rng)
         return text
 
     return change
