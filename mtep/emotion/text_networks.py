@@ -36,10 +36,11 @@ from mtep.core import (
     write_json,
     write_text,
 )
-from .text import detect_language, normalise
+from ..e5 import open_packed
+from .text import detect_language, f1_of, readable
 from ..encoders import quiet_transformers
 from ..evaluation import best_temperature, bootstrap, confusion, scores_of, softmax
-from ..texts import TextCorpus
+from ..texts import TextCorpus, normalise
 from mtep.training import (
     Batch,
     Batches,
@@ -288,10 +289,13 @@ def open_checkpoint(
     "A pretrained network with an untrained head, its files verified."
     choose(head, HEADS, "head")
     folder = load_package("mtep.weights").resolve(name)
-    tokenizer = read_tokenizer(folder)
+    packed = open_packed(folder)
+    if packed and head == "checkpoint":
+        raise InputError(f"head {head!r}", f"is not part of {name}", "use norm")
+    tokenizer = packed[1] if packed else read_tokenizer(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        body = read_body(folder, labels if head == "checkpoint" else ())
+        body = packed[0] if packed else read_body(folder, labels if head == "checkpoint" else ())
         own = NormHead(body.config.hidden_size, len(labels), dropout, pooling) if head == "norm" else None
     return TextNet(body, own, multilabel), tokenizer
 
@@ -733,11 +737,11 @@ def calibrated(
 def answers(
     model: TextNetwork,  # trained
     proba: np.ndarray,  # of its labels, (n, labels)
-) -> list[str]:  # a label each; of independent labels, all that pass their thresholds, joined by |
+) -> list[str]:  # a label each, the one furthest above its threshold; of independent labels, all that pass theirs, joined by |
     "What is answered under some probabilities."
     if model.multilabel:
         return ["|".join(np.asarray(model.labels, dtype=object)[row >= model.thresholds]) for row in proba]
-    return [model.labels[k] for k in proba.argmax(axis=1)] if len(proba) else []
+    return [model.labels[k] for k in (proba - model.thresholds).argmax(axis=1)] if len(proba) else []
 
 
 def predict_texts(
@@ -747,16 +751,7 @@ def predict_texts(
 ) -> pd.DataFrame:  # a row a text: labels, predicted, language, supported, confidence, and the share that was read
     "Probabilities, the answer, the language and how sure the answer is; halfway to chance in a strange language."
     choose(on_error, ("raise", "skip"), "on_error")
-    if isinstance(texts, (str, bytes)):
-        raise InputError(f"text {texts[:30]!r}", "is one text and not several", "give a list of texts")
-    named, plain, failed = dict(texts) if isinstance(texts, Mapping) else dict(enumerate(texts)), {}, {}
-    for name, text in named.items():
-        try:
-            plain[name] = normalise(text)
-        except InputError as error:
-            if on_error == "raise":
-                raise
-            failed[name] = f"{error.reason}; {error.remedy}"
+    plain, failed = readable(texts, on_error == "skip")
     said = model.proba(list(plain.values()))
     spoken = [detect_language(text)[0] for text in plain.values()]
     known = np.array([not model.languages or code in model.languages for code in spoken], dtype=bool)
@@ -765,7 +760,9 @@ def predict_texts(
     table = pd.DataFrame(proba, index=pd.Index(list(plain), name="text"), columns=model.labels)
     table = table.assign(predicted=answers(model, said), language=spoken, supported=known)
     shares = cut_windows(list(plain.values()), model.tokenizer, model.longest)[2] if plain else []
-    table = table.assign(confidence=proba.max(axis=1) if plain else [], read=shares)
+    told = table["predicted"].map({label: k for k, label in enumerate(model.labels)}).to_numpy()
+    sure = proba.max(axis=1) if plain and model.multilabel else proba[np.arange(len(plain)), told] if plain else []
+    table = table.assign(confidence=sure, read=shares)
     table.attrs["failed"] = failed
     return table
 
@@ -867,11 +864,14 @@ def settled(
     model: TextNetwork,  # trained
     corpus: TextCorpus,  # labelled texts that it has not learned from
 ) -> TextNetwork:  # the same, its probabilities put right
-    "Find the temperature, and for independent labels the thresholds, on texts that were not learned from."
+    "Find the temperature, and for two labels or independent ones the thresholds, on texts that were not learned from."
     scores, (truth, there) = model.scores(corpus.texts), targets_of(corpus)
     if not model.multilabel:
-        warmth = best_temperature(scores[there], truth[there])
-        return TextNetwork(model.net, model.tokenizer, model.labels, model.longest, warmth, None, model.card)
+        warmth, cut = best_temperature(scores[there], truth[there]), 0.5
+        if len(model.labels) == 2:
+            cut = best_threshold(softmax(scores[there] / warmth)[:, 1], truth[there], both=True)
+        thresholds = [1 - cut, cut] if len(model.labels) == 2 else None
+        return TextNetwork(model.net, model.tokenizer, model.labels, model.longest, warmth, thresholds, model.card)
     pairs = np.stack([np.zeros(scores.size), scores.ravel()], axis=1)
     warmth = best_temperature(pairs, truth.ravel().astype(int))
     proba = calibrated(scores, warmth, True)
@@ -882,11 +882,13 @@ def settled(
 def best_threshold(
     proba: np.ndarray,  # of one label, (n,)
     truth: np.ndarray,  # yes and no, (n,)
+    both: bool = False,  # the mean of the F1 of the label and of its opposite
 ) -> float:  # one half where nothing is better
     "The threshold of a label under which its F1 is highest, on a grid."
-    tried = np.round(np.arange(0.05, 0.96, 0.01), 2)
+    tried, truth = np.round(np.arange(0.05, 0.96, 0.01), 2), truth > 0.5
     said = proba[:, None] >= tried
-    f1 = 2 * (said & (truth[:, None] > 0.5)).sum(0) / np.maximum(said.sum(0) + (truth > 0.5).sum(), 1)
+    f1 = f1_of(np.repeat(truth[:, None], len(tried), 1), said)
+    f1 = f1 + f1_of(np.repeat(~truth[:, None], len(tried), 1), ~said) if both else f1
     best = tried[f1 >= f1.max() - 1e-12]
     return float(best[np.abs(best - 0.5).argmin()])
 
