@@ -1304,4 +1304,5 @@ def main() -> None:
     "What the command `mtep` starts."
     share_machine()
     steady_streams()
+    load_package("mtep.cli_language")  # whose commands join the others
     app(prog_name="mtep")
