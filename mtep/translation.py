@@ -25,10 +25,10 @@ from .weights import assets_folder, resolve
 
 # %% auto #0
 __all__ = ['NLLB_CODES', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS', 'LONGEST', 'check_language', 'Candidate',
-           'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'likeness', 'Known',
-           'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint', 'plain', 'pieces_of',
-           'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'from_network', 'whole',
-           'in_latin', 'Quality', 'quality', 'contaminated', 'load_parallel']
+           'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'asks', 'likeness',
+           'Known', 'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint', 'plain',
+           'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'from_network',
+           'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'load_parallel']
 
 # %% ../nbs/21_translation.ipynb #translation-languages
 NLLB_CODES = {
@@ -126,7 +126,7 @@ def complaints(
             found.append(f"{row.family}: the English of {first[key]} again")
         reasons = doubts(row.kk)
         found += [f"{row.family}: {row.kk!r} {'; '.join(reasons)}"] if reasons else []
-        if not 0.35 < len(row.kk) / max(1, len(row.en)) < 2.5:
+        if not 0.35 * len(row.en) - 12 < len(row.kk) < 2.5 * len(row.en) + 12:
             found.append(f"{row.family}: {len(row.en)} letters of English, {len(row.kk)} of Kazakh")
     return found
 
@@ -145,7 +145,15 @@ def turned(
     "What makes two sentences mean different things although they look alike: numbers, and words such as *not*."
     words = re.findall(r"[\w']+", text.lower().replace("’", "'"))
     against = sum(word in TURNS.get(language, "").split() or word.endswith("n't") for word in words)
-    return (*(word for word in words if word.isdigit()), against % 2, text.strip().endswith("?"))
+    return (*(word for word in words if word.isdigit()), against % 2)
+
+
+def asks(
+    text: str,  # any
+) -> bool | None:  # None where no mark tells
+    "Whether a sentence is a question, by its mark."
+    last = text.strip().rstrip("\"'»”)")[-1:]
+    return last == "?" if last in ".!?…" and last else None
 
 
 def likeness(
@@ -154,7 +162,8 @@ def likeness(
     language: str,  # of both
 ) -> float:  # 0 to 1
     "How alike two sentences are, letter by letter; 0 where a number or a *not* differs."
-    if turned(one, language) != turned(other, language):
+    marks = {asks(one), asks(other)} - {None}
+    if turned(one, language) != turned(other, language) or len(marks) == 2:
         return 0.0
     return SequenceMatcher(None, key_of(one), key_of(other), autojunk=False).ratio()
 

@@ -122,7 +122,7 @@ def test_what_ships_is_what_lies_under_data():
 
 def test_complaints():
     rows = pd.DataFrame([("x1", "t", "Hello there", "Сәлеметсің бе", "Привет"), ("x2", "t", "hello there!", "Иттер отыр", "Привет"),
-                         ("x3", "t", "Good night", "", "Доброй ночи"), ("x4", "t", "A", "Мына сөйлем өте ұзын болып кетті", "А")],
+                         ("x3", "t", "Good night", "", "Доброй ночи"), ("x4", "t", "A", "Мына сөйлем бір әріп үшін өте ұзын болып кетті", "А")],
                         columns=["family", "topic", "en", "kk", "ru"])  # fmt: skip
     told = "\n".join(complaints(rows))
     assert "x2: the English of x1 again" in told and "x3: empty kk" in told and "x4: 1 letters" in told and "x1:" not in told

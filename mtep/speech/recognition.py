@@ -48,7 +48,7 @@ from ..weights import resolve
 
 # %% auto #0
 __all__ = ['RATE', 'FRAME', 'SPEECH', 'STILL', 'FAINT', 'LEAD', 'PAD', 'LONGEST', 'BRIEF', 'LITTLE', 'STEP', 'UNSURE', 'NOBODY',
-           'REPEATED', 'SMALL', 'ABLE', 'TINY_CTC', 'TINY_WHISPER', 'BLOCK', 'CERTAIN', 'ENOUGH', 'OTHER', 'STRICT',
+           'REPEATED', 'SMALL', 'ABLE', 'TINY_CTC', 'TINY_WHISPER', 'BLOCK', 'CERTAIN', 'OTHER', 'ENOUGH', 'STRICT',
            'HARDLY', 'Voices', 'Window', 'runs', 'Cutter', 'speech_windows', 'Heard', 'compression', 'doubt',
            'in_order', 'snap', 'moved', 'whisper_languages', 'language_code', 'cannot', 'spaced', 'Once', 'Embedded',
            'token_words', 'attention_times', 'head_attention', 'told', 'HubWhisper', 'load_hub', 'Letter',
@@ -96,7 +96,8 @@ FAINT = 0.15  # probability at which it might be speech
 LEAD = round(1.0 * RATE / FRAME)  # frames of a faint stretch that go with the speech after it
 PAD = 0.4  # seconds of sound kept before and after speech
 LONGEST = 28.0  # seconds of a window
-BRIEF, LITTLE = 0.1, 0.3  # seconds of a voice below which it is taken for a knock; of certain speech, below which it is faint
+BRIEF = 0.1  # seconds of a voice below which it is taken for a knock
+LITTLE = 0.3  # seconds of certain speech below which a window is faint
 STEP = FRAME / RATE  # seconds of a frame
 
 
@@ -152,8 +153,8 @@ class Cutter:
         "The open window up to a frame, if enough was said in it."
         low, high = max(self.begin, round(self.open * FRAME - PAD * RATE)), round(end * FRAME + pad * RATE)
         chances = np.array(self.frames[: end - self.open])
-        window = Window(low / RATE, self.kept[low - self.begin : high - self.begin], chances, self.open * STEP - low / RATE)
-        yield from [window] if (chances >= FAINT).sum() * STEP >= BRIEF else []
+        sound, lead = self.kept[low - self.begin : high - self.begin], self.open * STEP - low / RATE
+        yield from [Window(low / RATE, sound, chances, lead)] if (chances >= FAINT).sum() * STEP >= BRIEF else []
 
     def step(self, chance: float) -> Iterator[Window]:
         "Take in one frame's probability; a window comes out where one ends."
@@ -208,7 +209,7 @@ def speech_windows(
     yield from cutter(np.zeros(0, np.float32), last=True)
 
 # %% ../../nbs/20_recognition.ipynb #recognition-heard
-UNSURE, NOBODY, REPEATED = -1.0, 0.6, 2.4  # mean log-probability, no-speech probability, compression: Whisper's own thresholds
+UNSURE, NOBODY, REPEATED = -1.0, 0.6, 2.4  # mean log-probability, no-speech probability, compression: Whisper's own
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,7 @@ def language_code(
     code = names.get(given) or re.split(r"[-_]", given)[0]
     if known is None:
         if not re.fullmatch(r"[a-z]{2,3}", code):
-            raise InputError(f"language {language!r}", "is not a code of two or three letters", "write such as en or kk")
+            raise InputError(f"language {language!r}", "is not a code of two or three letters", "write such as en")
         return code
     return choose(code if code in set(known) else str(language), known, "language")
 
@@ -337,9 +338,9 @@ def spaced(
     for text, start, end, sure in pieces:
         word = Word(text.strip(), float(start), float(end), float(sure))
         if found and not text.startswith(" ") and glue(language):
-            last = found[-1]
-            word = Word(last.text + word.text, last.start, max(last.end, word.end), math.sqrt(last.confidence * word.confidence))
-            found.pop()
+            last = found.pop()
+            both = math.sqrt(last.confidence * word.confidence)
+            word = Word(last.text + word.text, last.start, max(last.end, word.end), both)
         found.append(word)
     return tuple(found)
 
@@ -380,9 +381,9 @@ class Embedded:
         if kind == "cuda" and int(number or 0) >= count:
             raise InputError(f"device {device!r}", "is not on this machine", 'use "auto" or "cpu"')
         on_card = kind == "cuda" or (kind == "auto" and count > 0)
-        place = {"device": "cuda" if on_card else "cpu", "device_index": int(number or 0)}
-        half = "float16" if on_card else "int8"
-        self.model = faster.WhisperModel(str(folder), **place, compute_type=half, cpu_threads=threads, local_files_only=True)
+        place = {"device": "cuda" if on_card else "cpu", "device_index": int(number or 0), "cpu_threads": threads}
+        place |= {"compute_type": "float16" if on_card else "int8", "local_files_only": True}
+        self.model = faster.WhisperModel(str(folder), **place)
         self.model.encode = self.once = Once(self.model.encode)
         self.name, self.beam, self.quick = name or Path(folder).name, beam, quick
         self.languages = list(self.model.supported_languages) if self.model.model.is_multilingual else ["en"]
@@ -399,7 +400,8 @@ class Embedded:
         self.fit(samples, quick)
         features = self.model.feature_extractor(samples)[..., :-1][..., :3000]  # as `transcribe` cuts them
         padded = np.pad(features, ((0, 0), (0, 3000 - features.shape[-1])))
-        return {token[2:-2]: float(chance) for token, chance in self.model.model.detect_language(self.model.encode(padded))[0]}
+        found = self.model.model.detect_language(self.model.encode(padded))[0]
+        return {token[2:-2]: float(chance) for token, chance in found}
 
     def hear(self, samples: np.ndarray, language: str) -> list[Heard]:
         "What is said in a window."
@@ -411,8 +413,9 @@ class Embedded:
 
     def once_heard(self, samples: np.ndarray, language: str, **how: Any) -> list[Heard]:
         "What is said in a window, by one search at temperature 0."
-        how |= {"beam_size": self.beam, "temperature": 0.0, "word_timestamps": True, "condition_on_previous_text": False}
-        found, _ = self.model.transcribe(np.ascontiguousarray(samples, np.float32), language=language, vad_filter=False, **how)
+        how |= {"beam_size": self.beam, "temperature": 0.0, "word_timestamps": True, "vad_filter": False}
+        sound = np.ascontiguousarray(samples, np.float32)
+        found, _ = self.model.transcribe(sound, language=language, condition_on_previous_text=False, **how)
         return [
             Heard(
                 float(s.start), float(s.end), " ".join(s.text.split()),
@@ -454,7 +457,8 @@ def attention_times(
     even = (attention - attention.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-9)
     smooth = load_package("scipy.ndimage").median_filter(even, size=(1, 1, 7), mode="reflect").mean(axis=0)
     steps = np.array([[1, 1], [0, 1], [1, 0]])
-    path = load_package("librosa").sequence.dtw(C=-smooth + smooth.max(), step_sizes_sigma=steps, backtrack=True)[1][::-1]
+    cost = smooth.max() - smooth
+    path = load_package("librosa").sequence.dtw(C=cost, step_sizes_sigma=steps, backtrack=True)[1][::-1]
     first = np.searchsorted(path[:, 0], np.arange(len(smooth)))
     return np.append(path[first, 1], smooth.shape[1]) * seconds
 
@@ -483,9 +487,8 @@ def told(
     "Tokens as words with times and probabilities."
     out = hub.model(encoder_outputs=encoded, decoder_input_ids=tokens[None], output_attentions=True)
     sure = out.logits[0, :-1].float().log_softmax(-1).gather(1, tokens[1:, None])[:, 0].cpu().numpy()
-    special = set(hub.tokenizer.all_special_ids) | set(hub.tongues.values())
-    stamps = getattr(hub.config, "no_timestamps_token_id", None) or len(hub.tokenizer)  # times come after it
-    kept = [place for place, token in enumerate(tokens.tolist()) if token not in special and token < stamps]
+    names, special = hub.tokenizer.convert_ids_to_tokens(tokens.tolist()), set(hub.tokenizer.all_special_tokens)
+    kept = [k for k, name in enumerate(names) if name and name not in special and not re.fullmatch(r"<\|.*\|>", name)]
     text = [int(tokens[place]) for place in kept]
     words = token_words(text, lambda some: hub.tokenizer.decode(some, clean_up_tokenization_spaces=False))
     if not words:
@@ -513,7 +516,7 @@ class HubWhisper:
         self.torch, self.device = load_package("torch"), encoders.find_device(device)
         self.model, self.tokenizer, self.extractor = load_hub(folder, "WhisperForConditionalGeneration", self.device)
         self.name, self.beam, self.config = name or Path(folder).name, beam, self.model.generation_config
-        tongues = getattr(self.config, "lang_to_id", None) or {}
+        self.once, tongues = Once(self.encode), getattr(self.config, "lang_to_id", None) or {}
         self.tongues = {token.strip("<|>"): number for token, number in tongues.items()}
         self.languages = sorted(self.tongues) or ["en"]
         unknown = self.tokenizer.unk_token_id
@@ -522,9 +525,11 @@ class HubWhisper:
 
     def listen(self, samples: np.ndarray) -> Any:
         "What the decoder attends to."
-        sound = self.extractor(samples, sampling_rate=RATE, return_tensors="pt")
-        features = sound.input_features.to(self.device, self.model.dtype)
-        return self.model.get_encoder()(features)
+        return self.once(self.extractor(samples, sampling_rate=RATE, return_tensors="np").input_features)
+
+    def encode(self, features: np.ndarray) -> Any:  # (1, bins, frames)
+        "What the encoder makes of features."
+        return self.model.get_encoder()(self.torch.from_numpy(features).to(self.device, self.model.dtype))
 
     def first(self, encoded: Any) -> Any:  # (vocabulary,)
         "Scores of what follows the start token: languages, or that nobody speaks."
@@ -571,7 +576,8 @@ def load_hub(
             )
     except Exception as error:  # which class it is depends on what is missing and on the version of transformers
         reason = f"holds no complete recogniser ({' '.join(str(error).split())[:200]})"
-        raise InputError(f"folder {folder}", reason, "it needs config.json, model.safetensors, tokenizer and preprocessor") from error
+        remedy = "it needs config.json, model.safetensors, tokenizer and preprocessor"
+        raise InputError(f"folder {folder}", reason, remedy) from error
     if extractor.sampling_rate != RATE:
         raise InputError(f"folder {folder}", f"wants {extractor.sampling_rate} samples a second", f"use one for {RATE}")
     return model.eval().to(device), tokenizer, extractor
@@ -648,7 +654,8 @@ class HubCTC:
         "What is said in a window."
         sound = self.extractor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=False)
         with self.torch.inference_mode():
-            scores = self.model(next(iter(sound.values())).to(self.device)).logits[0].float().log_softmax(-1).cpu().numpy()
+            scores = self.model(next(iter(sound.values())).to(self.device)).logits[0]
+        scores = scores.float().log_softmax(-1).cpu().numpy()
         letters = ctc_letters(scores, self.vocabulary, self.blank)
         words = ctc_words(letters, self.delimiter, len(samples) / RATE / max(1, len(scores)))
         if not words:
@@ -657,10 +664,11 @@ class HubCTC:
         return [Heard(words[0].start, words[-1].end, " ".join(word.text for word in words), words, sure)]
 
 # %% ../../nbs/20_recognition.ipynb #recognition-tiny
-TINY_CTC = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": (16,) * 7,
-            "num_conv_pos_embedding_groups": 4, "do_stable_layer_norm": False}  # fmt: skip
-TINY_WHISPER = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_layers": 2,
-                "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "max_target_positions": 64}  # fmt: skip
+TINY_CTC = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+            "conv_dim": (16,) * 7, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+TINY_WHISPER = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
+                "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48,
+                "max_target_positions": 64}  # fmt: skip
 
 
 def tiny_ctc(
@@ -689,13 +697,14 @@ def tiny_whisper(
     "A Whisper checkpoint with random weights, three languages and bytes for tokens."
     transformers, torch = load_package("transformers"), load_package("torch")
     letters = sorted(load_package("tokenizers").pre_tokenizers.ByteLevel.alphabet())
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|ru|>", "<|kk|>", "<|translate|>", "<|transcribe|>"]
-    special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    special = [f"<|{name}|>" for name in ("endoftext", "startoftranscript", "en", "ru", "kk", "translate", "transcribe",
+                                          "startoflm", "startofprev", "nospeech", "notimestamps")]  # fmt: skip
     number = {token: place for place, token in enumerate([*letters, *special])}
     torch.manual_seed(seed)
-    known = {"pad_token_id": number["<|endoftext|>"], "bos_token_id": number["<|endoftext|>"], "eos_token_id": number["<|endoftext|>"],
-             "decoder_start_token_id": number["<|startoftranscript|>"]}  # fmt: skip
-    config = transformers.WhisperConfig(vocab_size=len(number), suppress_tokens=None, begin_suppress_tokens=None, **known, **TINY_WHISPER)
+    known = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), number["<|endoftext|>"])
+    known |= {"decoder_start_token_id": number["<|startoftranscript|>"]}
+    free = {"suppress_tokens": None, "begin_suppress_tokens": None}
+    config = transformers.WhisperConfig(vocab_size=len(number), **free, **known, **TINY_WHISPER)
     with load_package("mtep.encoders").quiet_transformers():
         model = transformers.WhisperForConditionalGeneration(config)
         model.generation_config = transformers.GenerationConfig(
@@ -705,7 +714,7 @@ def tiny_whisper(
             alignment_heads=[[1, 0], [1, 2]] if aligned else None,
         )  # fmt: skip
         model.save_pretrained(folder)
-        tokenizer = transformers.WhisperTokenizer(vocab={**{k: v for k, v in number.items() if k not in special}}, merges=[])
+        tokenizer = transformers.WhisperTokenizer(vocab={token: number[token] for token in letters}, merges=[])
         tokenizer.add_special_tokens({"additional_special_tokens": special})
         tokenizer.save_pretrained(folder)
         transformers.WhisperFeatureExtractor().save_pretrained(folder)
@@ -732,7 +741,8 @@ def open_engine(
     if any(str(kind).endswith("ForCTC") for kind in about.get("architectures") or ()):
         return HubCTC(folder, name, device)
     kind = (about.get("architectures") or [about.get("model_type", "nothing known")])[0]
-    raise InputError(f"model {name!r}", f"is no recogniser of speech but {kind}", "name a Whisper or a Wav2Vec2-CTC checkpoint")
+    remedy = "name a Whisper or a Wav2Vec2-CTC checkpoint"
+    raise InputError(f"model {name!r}", f"is no recogniser of speech but {kind}", remedy)
 
 # %% ../../nbs/20_recognition.ipynb #recognition-blocks
 BLOCK = 10.0  # seconds of sound read at once
@@ -759,7 +769,8 @@ def sound_blocks(
     yield from (whole[k : k + size] for k in range(0, len(whole), size))
 
 # %% ../../nbs/20_recognition.ipynb #recognition-listening
-CERTAIN, ENOUGH, OTHER = 0.5, 3, 0.8  # sure enough of a language; windows asked at most; sure enough that another is spoken
+CERTAIN, OTHER = 0.5, 0.8  # probability of a language that settles it; that shows another is spoken
+ENOUGH = 3  # windows asked for the language at most
 STRICT, HARDLY = -0.7, 0.3  # mean log-probability and no-speech probability asked for where there is another doubt
 
 
@@ -910,8 +921,9 @@ def notes_of(
     if heard.beyond:
         sure = f" (guessed, {heard.sure:.2f})" if heard.guessed and heard.sure is not None else ""
         rest = "; give the language if it is another." if heard.guessed else "."
-        notes.append(f"{heard.beyond.value}{sure} {heard.beyond.reason}: nothing was written down. {heard.beyond.remedy[0].upper()}"
-                     f"{heard.beyond.remedy[1:]}{rest}")  # fmt: skip
+        remedy = heard.beyond.remedy[0].upper() + heard.beyond.remedy[1:]
+        head = heard.beyond.value[0].upper() + heard.beyond.value[1:]
+        notes.append(f"{head}{sure} {heard.beyond.reason}: nothing was written down. {remedy}{rest}")
     elif heard.guessed and heard.sure is not None and heard.sure < CERTAIN:
         weak = f"The language is a weak guess ({heard.language}, {heard.sure:.2f}); give it if it is known."
         others = [f"For {name}, which {heard.engine.name} takes for other languages, take --model {ABLE[code]}."
@@ -1131,5 +1143,6 @@ def spoken_clips(
         table = table[["path", "file", "speaker", "emotion", "text", "language"]]
     if isinstance(clips, bool) or not isinstance(clips, int) or clips < 0:
         raise InputError(f"clips={clips!r}", "is not a number of clips", "give a whole number; 0 takes all")
-    rows = np.unique(np.linspace(0, len(table) - 1, clips).round().astype(int)) if 0 < clips < len(table) else slice(None)
-    return table.iloc[rows].reset_index(drop=True), synthetic
+    if 0 < clips < len(table):
+        table = table.iloc[np.unique(np.linspace(0, len(table) - 1, clips).round().astype(int))]
+    return table.reset_index(drop=True), synthetic

@@ -157,10 +157,12 @@ def transcript_card(
 ) -> str:  # Markdown
     "A transcript as a table for people."
     known = transcript.language_confidence
-    language = transcript.language and f"language {transcript.language}" + (f" ({known:.2f})" if known is not None else "")
+    guess = f" ({known:.2f})" if known is not None else ""
+    language = f"language {transcript.language}{guess}" if transcript.language else ""
     length = f"{transcript.seconds:.1f} s" if transcript.seconds is not None else ""
     head = ", ".join(part for part in (transcript.source, length, language, transcript.model) if part)
-    rows = [f"| {s.start:.2f} | {s.end:.2f} | {s.text.replace('|', '∣')} | {sure(s.confidence)} |" for s in transcript.segments]
+    lines = [(s, s.text.replace("|", "∣")) for s in transcript.segments]
+    rows = [f"| {s.start:.2f} | {s.end:.2f} | {text} | {sure(s.confidence)} |" for s, text in lines]
     table = ["| from | to | text | confidence |", "|---:|---:|---|---:|", *rows] if rows else ["*no speech*"]
     return "\n".join([head, "", *table, "", *(f"- {note}" for note in transcript.notes)])
 
@@ -220,7 +222,8 @@ def mend_cues(
             found[-1] = last._replace(end=cue.start, words=())
             if joined:
                 found.pop()
-                cue = cue._replace(start=last.start, end=max(last.end, cue.end), text=f"{last.text} {cue.text}", words=())
+                text, end = f"{last.text} {cue.text}", max(last.end, cue.end)
+                cue = cue._replace(start=last.start, end=end, text=text, words=())
         found.append(cue)
     return found, tuple(f"Mended: {count} segments {what}." for what, count in done.items() if count)
 
@@ -328,7 +331,8 @@ def read_vtt(
     if not text.startswith("WEBVTT"):
         raise InputError(f"line 1 of {name}", "is not WEBVTT", "name it .srt if it is SubRip")
     cues: list[Cue] = []
-    for block in blocks_of(text)[1:] if "-->" not in "".join(line for _, line in blocks_of(text)[0]) else blocks_of(text):
+    [(head, *rest), *blocks] = blocks_of(text)
+    for block in [rest, *blocks] if any("-->" in line for _, line in rest) else blocks:
         place = next((k for k, (_, line) in enumerate(block[:3]) if "-->" in line), None)
         if place is None and re.match(r"(NOTE|STYLE|REGION)\b", block[0][1]):
             continue
@@ -384,7 +388,8 @@ def read_tiers(
         if isinstance(error, MtepError):
             raise
         line = text.count("\n", 0, found[min(place, len(found)) - 1][1]) + 1 if found else 1
-        raise InputError(f"line {line} of {name}", "is not what a TextGrid has there", "save it from Praat again") from error
+        reason = "is not what a TextGrid has there"
+        raise InputError(f"line {line} of {name}", reason, "save it from Praat again") from error
     return tiers
 
 # %% ../../nbs/20b_transcripts.ipynb #transcripts-grid-choice
@@ -400,19 +405,21 @@ def read_grid(
     tiers = dict(reversed(tiers.items()))
     words = next((title for title in tiers if re.fullmatch(r"(?i)words?|ORT-MAU|wrd", title)), "")
     likely = [t for t in tiers if re.search(r"(?i)segment|sentence|utter|phrase|text|transcript", t) and t != words]
-    kept = choose(tier, tiers, f"tier of {name}:") if tier else (likely or [t for t in tiers if t != words] or [words])[0]
+    others = [t for t in tiers if t != words]
+    kept = choose(tier, tiers, f"tier of {name}:") if tier else (likely or others or [words])[0]
     said = [Word(cue.text, cue.start, cue.end) for cue in tiers.get(words, ())]
-    return [
-        cue._replace(words=tuple(w for w in said if cue.start <= (w.start + w.end) / 2 < cue.end)) for cue in tiers[kept]
-    ]
+    inside = [tuple(w for w in said if cue.start <= (w.start + w.end) / 2 < cue.end) for cue in tiers[kept]]
+    return [cue._replace(words=words) for cue, words in zip(tiers[kept], inside)]
 
 # %% ../../nbs/20b_transcripts.ipynb #transcripts-json
 def read_number(
     value: Any,  # from JSON
     what: str,  # for the message
+    needed: bool = False,  # none is wrong
 ) -> float | None:
     "A number out of JSON, or none."
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    wrong = isinstance(value, bool) or not isinstance(value, (int, float))
+    if wrong and (needed or value is not None):
         raise InputError(f"{what} {value!r}", "is not a number", "correct it")
     return None if value is None else float(value)
 
@@ -422,8 +429,9 @@ def read_json_word(
     what: str,  # whose, for messages
 ) -> Word:
     "A word of a JSON transcript."
-    confidence = read_number(word.get("confidence", word.get("probability", word.get("score"))), f"confidence in {what}")
-    start, end = (read_number(word[key], f"{key} of a word in {what}") for key in ("start", "end"))
+    sure = word.get("confidence", word.get("probability", word.get("score")))
+    confidence = read_number(sure, f"confidence in {what}")
+    start, end = (read_number(word[key], f"{key} of a word in {what}", True) for key in ("start", "end"))
     return Word(one_line(str(word.get("text", word.get("word", "")))), start, end, confidence)
 
 
@@ -432,11 +440,11 @@ def read_json_segment(
     what: str,  # which, for messages
 ) -> Segment:
     "A segment of a JSON transcript, ours or Whisper's."
-    start, end = (read_number(entry[key], f"{key} of {what}") for key in ("start", "end"))
+    start, end = (read_number(entry[key], f"{key} of {what}", True) for key in ("start", "end"))
     confidence, silent = entry.get("confidence"), entry.get("no_speech", entry.get("no_speech_prob"))
     if confidence is None and entry.get("avg_logprob") is not None:
         confidence = math.exp(min(0.0, read_number(entry["avg_logprob"], f"avg_logprob of {what}")))
-    words = tuple(read_json_word(w, what) for w in entry.get("words") or () if "start" in w and "end" in w)
+    words = tuple(read_json_word(w, what) for w in entry.get("words") or () if {"start", "end"} <= {*w})
     numbers = read_number(confidence, f"confidence of {what}"), read_number(silent, f"no_speech of {what}")
     return Segment(start, end, one_line(str(entry["text"])), words, *numbers, str(entry.get("language") or ""))
 
@@ -454,7 +462,8 @@ def read_json(
         facts = {key: whole[key] for key in (f.name for f in fields(Transcript)[1:]) if whole.get(key) is not None}
         facts["notes"] = tuple(map(str, facts.get("notes", ())))
         facts |= {key: str(facts[key]) for key in ("language", "source", "model") if key in facts}
-        facts |= {key: read_number(facts[key], f"{key} of {name}") for key in ("seconds", "language_confidence") if key in facts}
+        numbers = [key for key in ("seconds", "language_confidence") if key in facts]
+        facts |= {key: read_number(facts[key], f"{key} of {name}") for key in numbers}
     except json.JSONDecodeError as error:
         raise InputError(f"line {error.lineno} of {name}", f"is not JSON ({error.msg})", "correct it") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -582,7 +591,7 @@ def grid_text(
     transcript: Transcript,  # any
 ) -> str:
     "A transcript as a TextGrid in Praat's long text format."
-    end = max([transcript.seconds or 0.0, 0.001, *(s.end for s in transcript.segments), *(w.end for w in transcript.words)])
+    end = max([transcript.seconds or 0.001, *(piece.end for piece in (*transcript.segments, *transcript.words))])
     tiers = {"segments": without_gaps(transcript.segments, end)}
     tiers |= {"words": without_gaps(transcript.words, end)} if transcript.words else {}
     end = max(intervals[-1][1] for intervals in tiers.values())
@@ -591,7 +600,8 @@ def grid_text(
     for place, (name, intervals) in enumerate(tiers.items(), start=1):
         lines += [f"    item [{place}]:", '        class = "IntervalTier"', f'        name = "{name}"']
         lines += ["        xmin = 0", f"        xmax = {end:.10g}", f"        intervals: size = {len(intervals)}"]
-        for number, (start, stop, text) in enumerate([*intervals[:-1], (intervals[-1][0], end, intervals[-1][2])], start=1):
+        intervals[-1] = (intervals[-1][0], end, intervals[-1][2])
+        for number, (start, stop, text) in enumerate(intervals, start=1):
             quoted = text.replace('"', '""')
             lines += [f"        intervals [{number}]:", f"            xmin = {start:.10g}"]
             lines += [f"            xmax = {stop:.10g}", f'            text = "{quoted}"']
@@ -642,7 +652,7 @@ def write_transcript(
 # %% ../../nbs/20b_transcripts.ipynb #transcripts-sentences
 ENDS = re.compile(r"[.!?…。！？؟։][\"'”’»)\]]*$")
 SHORT = frozenset(
-    "mr. mrs. ms. dr. prof. sr. jr. st. vs. etc. e.g. i.e. approx. no. fig. vol. u.s. u.k. a.m. p.m. inc. ltd. co. "
+    "mr. mrs. ms. dr. prof. sr. jr. st. vs. etc. e.g. i.e. approx. fig. vol. u.s. u.k. a.m. p.m. inc. ltd. co. "
     "г. гг. г-н. т.е. т.к. т.д. т.п. др. пр. ул. им. стр. руб. коп. млн. млрд. тыс. см. кв. "
     "т.б. т.с.с. ж. жж. б. ғ. ғғ. мыс. көш. теңге. тг.".split()
 )
@@ -747,10 +757,13 @@ def for_screen(
 AMERICAN = tuple(
     (re.compile(rf"\b{pattern}"), new)
     for pattern, new in (
-        (r"((?:arm|behavi|col|endeav|fav|flav|harb|hon|hum|lab|neighb|od|parl|rum|savi|splend|vap|vig|clam|glam)o)ur", r"\1r"),
-        (r"((?:cancel|channel|counsel|equal|fuel|jewel|label|level|marvel|model|quarrel|signal|total|travel))l(ed|ing|ers?|ors?)\b", r"\1\2"),
-        (r"((?:agon|apolog|author|civil|critic|emphas|energ|final|general|harmon|memor|minim|mobil|modern|neutral|organ|real|"
-         r"recogn|social|special|summar|symbol|sympath|util|visual)i)s(e[ds]?|ers?|ing|ations?)\b", r"\1z\2"),
+        (r"((?:arm|behavi|col|endeav|fav|flav|harb|hon|hum|lab|neighb|od|parl|rum|savi|splend|vap|vig|clam|glam)o)ur",
+         r"\1r"),
+        (r"((?:cancel|channel|counsel|equal|fuel|jewel|label|level|marvel|model|quarrel|signal|total|travel))l"
+         r"(ed|ing|ers?|ors?)\b", r"\1\2"),
+        (r"((?:agon|apolog|author|civil|critic|emphas|energ|final|general|harmon|memor|minim|mobil|modern|neutral|"
+         r"organ|real|recogn|social|special|summar|symbol|sympath|util|visual)i)s(e[ds]?|ers?|ing|ations?)\b",
+         r"\1z\2"),
         (r"((?:analy|cataly|paraly))s(e[ds]?|ing)\b", r"\1z\2"),
         (r"((?:cent|fib|lit|lust|met|kilomet|centimet|scept|somb|spect|theat))re(s?)\b", r"\1er\2"),
         (r"((?:def|lic|off|pret))ence(s?)\b", r"\1ense\2"), (r"gre(y)(s|ed|er|ing)?\b", r"gra\1\2"),
@@ -798,9 +811,10 @@ class Score:
     perfect: int  # of them without any error
 
     def _repr_markdown_(self) -> str:
-        head = "| WER | CER | words | right | exchanged | left out | put in | texts | without error |\n" + "|---:" * 9 + "|"
-        counts = (self.words, self.hits, self.substitutions, self.deletions, self.insertions, self.pairs, self.perfect)
-        return f"{head}\n| {self.wer:.3f} | {self.cer:.3f} | {' | '.join(map(str, counts))} |"
+        head = "| WER | CER | words | right | exchanged | left out | put in | texts | without error |"
+        edits = (self.hits, self.substitutions, self.deletions, self.insertions)
+        counts = " | ".join(map(str, (self.words, *edits, self.pairs, self.perfect)))
+        return f"{head}\n{'|---:' * 9}|\n| {self.wer:.3f} | {self.cer:.3f} | {counts} |"
 
 
 def texts_of(
@@ -819,7 +833,8 @@ def score(
     "Word and character error rates over one or several texts, counted together."
     said, heard = ([plain(text, language) for text in texts_of(given)] for given in (reference, hypothesis))
     if len(said) != len(heard):
-        raise InputError(f"{len(heard)} texts heard", f"cannot be compared with {len(said)} that were said", "pair them")
+        reason = f"cannot be compared with {len(said)} that were said"
+        raise InputError(f"{len(heard)} texts heard", reason, "give one for each")
     if not any(said):
         raise InputError("reference", "holds no word to compare with", "give what was said")
     jiwer = load_package("jiwer", "speech")
