@@ -5,6 +5,7 @@
 # %% ../nbs/33b_cli_language.ipynb #language-imports
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,74 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli import DeviceName, JsonFlag, app, emit, examples, remark, text_table
+from .cli import DeviceName, JsonFlag, SkipBad, app, emit, examples, remark, text_table
 from .core import InputError, choose, load_package, write_text
 
 # %% auto #0
-__all__ = ['SUBTITLES', 'Texts', 'ToLanguage', 'FromLanguage', 'Script', 'TranslationModel', 'CandidateCount', 'LanguageOut',
-           'lines_of', 'translate', 'plain_translation', 'tell_translations', 'translated_transcript']
+__all__ = ['Spoken', 'SpokenLanguage', 'TranscriptForm', 'Recogniser', 'Mend', 'TranscriptOut', 'SUBTITLES', 'Texts',
+           'ToLanguage', 'FromLanguage', 'Script', 'TranslationModel', 'CandidateCount', 'LanguageOut', 'transcribe',
+           'tell_transcript', 'lines_of', 'translate', 'plain_translation', 'tell_translations',
+           'translated_transcript']
+
+# %% ../nbs/33b_cli_language.ipynb #language-transcribe
+Spoken = Annotated[list[str], typer.Argument(metavar="FILE|FOLDER…", help="Recordings, films, folders of them, or transcripts.")]
+SpokenLanguage = Annotated[
+    str | None, typer.Option("--lang", "--language", metavar="CODE", help="What is spoken; guessed if not named, each: by window.")
+]
+TranscriptForm = Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="txt, srt, vtt, json or textgrid.")]
+Recogniser = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="whisper-base, a folder, or owner/model of the hub.")]
+Mend = Annotated[bool, typer.Option("--mend", help="Put wrong times of transcripts right instead of refusing them.")]
+TranscriptOut = Annotated[Path | None, typer.Option("--out", "-o", metavar="PATH", help="File for one, folder for several.")]
+
+
+@app.command(epilog=examples(
+    "mtep transcribe talk.mp4                               what is said",
+    "mtep transcribe talk.mp4 --format srt -o talk.srt      as subtitles",
+    "mtep transcribe clips/ --lang en --format textgrid -o grids/ --skip-bad",
+))  # fmt: skip
+def transcribe(
+    files: Spoken,  # recordings and folders
+    language: SpokenLanguage = None,  # what is spoken
+    form: TranscriptForm = "txt",  # of the output
+    output: TranscriptOut = None,  # where it goes
+    model: Recogniser = "auto",  # who listens
+    device: DeviceName = "auto",  # where it runs
+    skip_bad: SkipBad = False,  # go on after a bad file
+    mend: Mend = False,  # put times right
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    """What is said in recordings, with times.
+
+    Whisper base knows 99 languages by name and not all of them well; Kazakh needs another checkpoint.
+    """
+    chapter, told, failed = load_package("mtep.speech.recognition"), [], 0
+    error = "skip" if skip_bad else "raise"
+    for outcome in chapter.transcribe_files(files, model, language, form, output, error, mend, device=device):
+        failed += outcome.error is not None
+        told += tell_transcript(outcome, len(files) > 1, as_json)
+    if as_json:
+        emit(told, "", True)
+    if failed and not told:
+        raise typer.Exit(1)
+
+
+def tell_transcript(
+    outcome: Any,  # what became of a file
+    several: bool,  # name the file
+    as_json: bool,  # keep for a program, print nothing
+) -> list[dict[str, Any]]:  # the transcript in plain values; nothing where it failed
+    "Print one transcript, or say where it was written, and what must be known of it."
+    if outcome.error is not None:
+        remark(f"skipped: {outcome.error}")
+        return []
+    head = f"{outcome.file}: " if several else ""
+    for note in outcome.transcript.notes:
+        remark(head + note)
+    if outcome.written:
+        remark(f"{outcome.written} written.")
+    elif not as_json:
+        typer.echo((f"# {outcome.file}\n" if several else "") + outcome.text.rstrip("\n"))
+    return [json.loads(load_package("mtep.speech.transcripts").format_transcript(outcome.transcript, "json"))]
 
 # %% ../nbs/33b_cli_language.ipynb #language-read
 SUBTITLES = (".srt", ".vtt", ".textgrid")
