@@ -151,8 +151,13 @@ def test_a_grid_that_breaks_off_anywhere():
 
 def test_line_ends_and_marks_do_not_matter(tmp_path):
     text = SRT.format("00:00:03,000 --> 00:00:04,000")
-    wanted = [(s.start, s.text) for s in Transcript([Segment(1, 2, "Kids are talking."), Segment(3, 4, "By the door.")]).segments]
-    for number, content in enumerate((text, text.replace("\n", "\r\n"), "\ufeff" + text, text.replace(",", "."), text + "\n\n\n")):
+    wanted = [
+        (s.start, s.text)
+        for s in Transcript([Segment(1, 2, "Kids are talking."), Segment(3, 4, "By the door.")]).segments
+    ]
+    for number, content in enumerate(
+        (text, text.replace("\n", "\r\n"), "\ufeff" + text, text.replace(",", "."), text + "\n\n\n")
+    ):
         path = tmp_path / f"{number}.srt"
         path.write_bytes(content.encode("utf-8"))
         assert [(s.start, s.text) for s in read_transcript(path).segments] == wanted
@@ -161,7 +166,9 @@ def test_line_ends_and_marks_do_not_matter(tmp_path):
 
 
 def test_numbers_as_text_stay():
-    assert [cue.text for cue in read_srt("1\n00:00:01,000 --> 00:00:02,000\n42\n\n2\n00:00:03,000 --> 00:00:04,000\n7")] == ["42", "7"]
+    assert [
+        cue.text for cue in read_srt("1\n00:00:01,000 --> 00:00:02,000\n42\n\n2\n00:00:03,000 --> 00:00:04,000\n7")
+    ] == ["42", "7"]
 
 
 def test_vtt_without_blank_after_its_head():
@@ -171,12 +178,23 @@ def test_vtt_without_blank_after_its_head():
 
 
 def test_a_grid_of_words_alone_is_read():
-    words = '"ooTextFile"\n"TextGrid"\n0\n2\n<exists>\n1\n"IntervalTier"\n"words"\n0\n2\n2\n0\n1\n"Kids"\n1\n2\n"talk"\n'
+    words = (
+        '"ooTextFile"\n"TextGrid"\n0\n2\n<exists>\n1\n"IntervalTier"\n"words"\n0\n2\n2\n0\n1\n"Kids"\n1\n2\n"talk"\n'
+    )
     assert [cue.text for cue in read_grid(words)] == ["Kids", "talk"]
 
 
 def test_whisper_json_with_times_of_words_missing():
-    theirs = {"segments": [{"start": 0, "end": 1, "text": " Kids 7", "words": [{"word": "Kids", "start": 0, "end": 0.5}, {"word": "7"}]}]}
+    theirs = {
+        "segments": [
+            {
+                "start": 0,
+                "end": 1,
+                "text": " Kids 7",
+                "words": [{"word": "Kids", "start": 0, "end": 0.5}, {"word": "7"}],
+            }
+        ]
+    }
     from mtep.speech.transcripts import read_json
 
     assert [word.text for word in read_json(json.dumps(theirs)).words] == ["Kids"]
@@ -210,7 +228,9 @@ def test_random_transcripts_survive_every_format(tmp_path):
     rng = np.random.default_rng(0)
     for number in range(20):
         edges = np.sort(rng.uniform(0, 4000, 2 * rng.integers(1, 8))).round(3)
-        segments = [Segment(float(a), float(b), f"Сөз {k} “q” & <x>") for k, (a, b) in enumerate(zip(edges[::2], edges[1::2]))]
+        segments = [
+            Segment(float(a), float(b), f"Сөз {k} “q” & <x>") for k, (a, b) in enumerate(zip(edges[::2], edges[1::2]))
+        ]
         whole = Transcript(segments, seconds=4000.0)
         for form in ("srt", "json", "textgrid"):
             again = read_transcript(write_transcript(whole, tmp_path / f"{number}{FORMATS[form][0]}"))
@@ -218,7 +238,9 @@ def test_random_transcripts_survive_every_format(tmp_path):
 
 
 def test_praat_intervals_follow_each_other():
-    crowded = Transcript([Segment(0, 1, "a b c", (Word("a", 0, 0.5), Word("b", 0.5, 0.5), Word("c", 0.5, 1)))], seconds=1.0)
+    crowded = Transcript(
+        [Segment(0, 1, "a b c", (Word("a", 0, 0.5), Word("b", 0.5, 0.5), Word("c", 0.5, 1)))], seconds=1.0
+    )
     for name in ("words", "segments"):
         tier = [cue for cue in read_grid(grid_text(crowded), tier=name)]
         assert " ".join(cue.text for cue in tier) == "a b c"
@@ -305,7 +327,9 @@ def test_normalising_twice_changes_nothing():
     for text in ("Mr. O'Neill's 3 dogs didn't bark at 10:30, um, did they?", "He's four, our hours, flour"):
         once = plain(text, "en")
         assert plain(once, "en") == once
-    assert plain("four hours of flour, our tour", "en") == "4 hours of flour our tour"  # no word but spellings is changed
+    assert (
+        plain("four hours of flour, our tour", "en") == "4 hours of flour our tour"
+    )  # no word but spellings is changed
 
 
 def test_alignment_covers_both_texts():

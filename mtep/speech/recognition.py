@@ -48,8 +48,8 @@ from ..weights import resolve
 
 # %% auto #0
 __all__ = ['RATE', 'FRAME', 'SPEECH', 'STILL', 'FAINT', 'LEAD', 'PAD', 'LONGEST', 'BRIEF', 'LITTLE', 'STEP', 'UNSURE', 'NOBODY',
-           'REPEATED', 'SMALL', 'ABLE', 'TINY_CTC', 'TINY_WHISPER', 'BLOCK', 'CERTAIN', 'OTHER', 'ENOUGH', 'STRICT',
-           'HARDLY', 'Voices', 'Window', 'runs', 'Cutter', 'speech_windows', 'Heard', 'compression', 'doubt',
+           'REPEATED', 'SMALL', 'ABLE', 'TINY_CTC', 'TINY_WHISPER', 'BLOCK', 'BREATH', 'CERTAIN', 'OTHER', 'ENOUGH',
+           'STRICT', 'HARDLY', 'Voices', 'Window', 'runs', 'Cutter', 'speech_windows', 'Heard', 'compression', 'doubt',
            'in_order', 'snap', 'moved', 'whisper_languages', 'language_code', 'cannot', 'spaced', 'Once', 'on_device',
            'Embedded', 'token_words', 'attention_times', 'head_attention', 'told', 'HubWhisper', 'load_hub', 'Letter',
            'ctc_letters', 'ctc_words', 'HubCTC', 'tiny_ctc', 'tiny_whisper', 'open_engine', 'sound_blocks', 'Listening',
@@ -373,7 +373,8 @@ def on_device(
     if kind == "cuda" and not (number or "0").isdigit() or kind == "cuda" and int(number or 0) >= cards:
         raise InputError(f"device {device!r}", "is not on this machine", 'use "auto" or "cpu"')
     card = kind == "cuda" or (kind == "auto" and cards > 0)
-    return {"device": "cuda" if card else "cpu", "device_index": int(number or 0), "compute_type": "float16" if card else "int8"}
+    name, numbers = ("cuda", "float16") if card else ("cpu", "int8")
+    return {"device": name, "device_index": int(number or 0), "compute_type": numbers}
 
 # %% ../../nbs/20_recognition.ipynb #recognition-embedded-engine
 class Embedded:
@@ -754,6 +755,7 @@ def open_engine(
 
 # %% ../../nbs/20_recognition.ipynb #recognition-blocks
 BLOCK = 10.0  # seconds of sound read at once
+BREATH = 15.0  # seconds after which a sentence is cut at its pauses: it has lost its full stops
 
 
 def sound_blocks(
@@ -1017,7 +1019,7 @@ class Recogniser:
         tongue = "" if state.language == "each" else state.language
         source = str(sound) if isinstance(sound, (str, Path)) else ""
         found = Transcript(state.segments, tongue, state.sure, length, source, self.name, notes_of(state))
-        return sentences(found) if whole else found
+        return for_screen(sentences(found), 10_000, BREATH) if whole else found
 
     def __repr__(self) -> str:
         tongues = self.engine.languages

@@ -721,7 +721,7 @@ def best_cut(
         middle = 1 - abs(2 * done / total - 1)
         comma = words[place - 1].text.endswith((",", ";", ":", "—", ".", "?", "!"))
         rest = min(1.0, words[place].start - words[place - 1].end)
-        best = max(best, (middle + 0.5 * comma + rest, place))
+        best = max(best, (middle + 0.5 * comma + 2 * rest, place))
     return best[1]
 
 
@@ -854,7 +854,12 @@ def tokens_of(
     whole = given.text if isinstance(given, Transcript) else given
     words = list(timed) or [None] * len(whole.split())
     texts = [word.text for word in timed] or whole.split()
-    return [(token, word) for text, word in zip(texts, words) for token in plain(text, language).split()]
+    found: list[tuple[str, Word | None]] = []
+    for text, word in zip(texts, words):
+        normal = plain(text, language)
+        parts = share_time(normal, word.start, word.end, word.confidence) if word else [None] * len(normal.split())
+        found += zip(normal.split(), parts)  # I'm is two words that share its time
+    return found
 
 
 def alignment(
