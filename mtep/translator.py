@@ -89,7 +89,7 @@ def train_pieces(
     size: int,  # pieces
 ) -> bytes:  # a sentencepiece model
     "Learn a vocabulary of pieces."
-    trainer, made = load_package("sentencepiece"), io.BytesIO()
+    trainer, made = load_package("sentencepiece", "text"), io.BytesIO()
     trainer.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=made, vocab_size=size, character_coverage=1.0, model_type="unigram",
         eos_id=0, unk_id=1, bos_id=-1, pad_id=-1, num_threads=1, hard_vocab_limit=False, minloglevel=2,
@@ -101,7 +101,7 @@ def piece_model(
     content: bytes,  # a sentencepiece model
 ) -> Any:  # sentencepiece.SentencePieceProcessor
     "What cuts texts into pieces and joins them."
-    return load_package("sentencepiece").SentencePieceProcessor(model_proto=content)
+    return load_package("sentencepiece", "text").SentencePieceProcessor(model_proto=content)
 
 # %% ../nbs/21c_translator.ipynb #translator-network
 def small_network(

@@ -53,7 +53,7 @@ __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR
            'Chosen', 'first_at_hand', 'load_model', 'Plan', 'plan_windows', 'cut', 'stretches', 'frame_levels',
            'sounding', 'pauses', 'Verdict', 'Hearing', 'conclude', 'Clip', 'clips_of', 'first_part', 'relay', 'watched',
            'read_ahead', 'listen', 'Own', 'vectors_of', 'judge', 'heard_vectors', 'enrolment', 'verdicts_of',
-           'gathered', 'model_notes', 'Recogniser', 'Emotion', 'number', 'summary', 'joined_tables', 'prediction_notes',
+           'gathered', 'model_notes', 'Listener', 'Emotion', 'number', 'summary', 'joined_tables', 'prediction_notes',
            'markdown_table', 'Prediction', 'read_transcripts', 'read_words', 'Judges', 'load_reader', 'read_verdict',
            'ReadEmotion', 'shared_labels', 'tables_said', 'opinions_of', 'fused_notes', 'FusedEmotion', 'csv_line',
            'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid', 'quoted', 'verdict_grid',
@@ -666,7 +666,7 @@ def model_notes(
     return notes
 
 
-class Recogniser:
+class Listener:
     "A model of emotion, the labels that it answers in, and what its users must be told."
 
     def __init__(
@@ -693,7 +693,7 @@ class Recogniser:
         return cls(chosen.model, labels, chosen.name, chosen.why)
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-emotion
-class Emotion(Recogniser):
+class Emotion(Listener):
     "Recognises emotion in recordings; its `load` finds a model for it."
 
     def enrol(
@@ -1413,7 +1413,7 @@ def open_lines(
 
 
 def whole_answer(
-    emotion: Recogniser,  # who judged
+    emotion: Listener,  # who judged
     tally: Tally,  # what was found
     own: Own | None = None,  # what enrolment gave
     settings: Mapping[str, Any] | None = None,  # how it was asked
