@@ -1085,7 +1085,7 @@ def transcribe_files(
     on_error: str = "raise",  # "skip" goes on with the next file, and tells of the error
     mend: bool = False,  # put times of transcripts right instead of refusing them
     watch: Callable[[Path, Segment], None] | None = None,  # told of every segment as it comes
-    **how: Any,  # for `Recogniser.load`: device, threads, beam, quick
+    **how: Any,  # what Recogniser.load takes: device, threads, beam, quick
 ) -> Iterator[Outcome]:
     "Transcribe files one after another."
     choose(on_error, ("raise", "skip"), "on_error")
