@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import DeviceName, JsonFlag, SkipBad, app, emit, examples, remark, text_table
-from .core import InputError, choose, load_package, write_text
+from .core import InputError, load_package, write_text
 
 # %% auto #0
 __all__ = ['Spoken', 'SpokenLanguage', 'TranscriptForm', 'Recogniser', 'Mend', 'TranscriptOut', 'SUBTITLES', 'Texts',

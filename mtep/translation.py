@@ -20,7 +20,7 @@ import pandas as pd
 from .core import CorpusError, InputError, choose, load_package, progress, settings
 from .emotion.text import detect_language
 from .kazakh import check_kazakh, sentences, to_latin
-from .texts import hashed_split, key_of, read_table
+from .texts import hashed_split, key_of
 from .weights import assets_folder, resolve
 
 # %% auto #0

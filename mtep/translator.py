@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import InputError, file_digest, load_package, settings, whole_folder, write_bytes, write_json, write_text
+from .core import InputError, file_digest, load_package, whole_folder, write_bytes, write_json, write_text
 from .kazakh import script_of
 from .texts import hashed_split, key_of
 from .translation import Candidate, check_language, contaminated, load_parallel, read_phrasebook, spoken_seconds

@@ -665,6 +665,10 @@ def test_recorder_names_files_and_keeps_ids_apart(tmp_path):
     ("a.txt", "\ufeffTwo\nlines\n", ["x/a.wav"], {"x/a.wav": "Two lines"}),
     ("a.srt", "1\n00:00:01,000 --> 00:00:02,500\n<i>I am</i>\nglad.\n\n2\n00:00:03,000 --> 00:00:04,000\nSo!\n", ["a"], {"a": "I am glad. So!"}),
     ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02.500\nI am\n", ["a"], {"a": "I am"}),
+    ("a.vtt", "WEBVTT\n\nNOTE nobody says this\n\n00:01.000 --> 00:02.500\n42\n", ["a"], {"a": "42"}),
+    ("a.srt", "1\n00:00:03,000 --> 00:00:02,000\nSo!\n", ["a"], {"a": "So!"}),  # wrong times don't matter to the words
+    ("a.json", '{"segments": [{"start": 0, "end": 1, "text": "I am glad."}]}', ["a"], {"a": "I am glad."}),
+    ("a.TextGrid", text_grid({"said": [(0, 1, "I am"), (1, 2, ""), (2, 3, "glad.")]}), ["a"], {"a": "I am glad."}),
 ])  # fmt: skip
 def test_transcripts_of_every_kind(tmp_path, name, content, clips, told):
     (tmp_path / name).write_text(content, encoding="utf-8")

@@ -26,7 +26,7 @@ from mtep.core import (
     write_text,
 )
 from ..corpora import Corpus, load
-from ..evaluation import confusion, folds, normalise_by_speaker, scores_of
+from ..evaluation import confusion, folds, scores_of
 from ..features import extract, family
 from ..media import recordings_in
 

@@ -45,6 +45,7 @@ from .forest import CODES, Forest, clip_ids, load_forest, train
 from ..evaluation import reduce_proba, reduction
 from ..features import extractor, measure, named_files
 from ..media import Sound, probe, recordings_in, resample, stream_sound
+from ..speech.transcripts import read_transcript, text_grid
 
 # %% auto #0
 __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR', 'RANGE', 'SPEECH', 'PAUSE', 'SILENCE',
@@ -56,10 +57,9 @@ __all__ = ['RATE', 'MODELS', 'WINDOW', 'HOP', 'WHOLE', 'LONGEST', 'STEP', 'FLOOR
            'gathered', 'model_notes', 'Listener', 'Emotion', 'number', 'summary', 'joined_tables', 'prediction_notes',
            'markdown_table', 'Prediction', 'read_transcripts', 'read_words', 'Judges', 'load_reader', 'read_verdict',
            'ReadEmotion', 'shared_labels', 'tables_said', 'opinions_of', 'fused_notes', 'FusedEmotion', 'csv_line',
-           'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'text_grid', 'quoted', 'verdict_grid',
-           'clock', 'colour_of', 'draw_levels', 'draw_shares', 'plot_timeline', 'timeline_path', 'check_request',
-           'save_picture', 'LineFile', 'table_row', 'Tally', 'named_place', 'write_timeline', 'open_lines',
-           'whole_answer', 'Recorder']
+           'table_lines', 'timeline_lines', 'ravdess_line', 'plain_verdict', 'verdict_grid', 'clock', 'colour_of',
+           'draw_levels', 'draw_shares', 'plot_timeline', 'timeline_path', 'check_request', 'save_picture', 'LineFile',
+           'table_row', 'Tally', 'named_place', 'write_timeline', 'open_lines', 'whole_answer', 'Recorder']
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-forest-voice
 RATE = 16_000  # samples a second, for every model
@@ -857,7 +857,7 @@ class Prediction:
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-transcripts
 def read_transcripts(
-    path: str | Path,  # .csv or .tsv with columns clip and text, .json of the same, or .txt, .srt, .vtt of one clip
+    path: str | Path,  # .csv or .tsv with columns clip and text, .json of the same, or a transcript of one clip: .txt, .srt, .vtt, .TextGrid, .json
     clips: Sequence[str],  # names of the clips
 ) -> dict[str, str]:  # clip to its words
     "Words that are known beforehand. Raises InputError where they belong to no clip."
@@ -881,7 +881,9 @@ def read_words(
     path: Path,  # of a transcript
 ) -> str | dict[str, str]:  # the words, or names of clips to theirs
     "What a transcript holds; times of subtitles are left out."
-    kind = choose(path.suffix.lower().lstrip("."), ["txt", "csv", "tsv", "json", "srt", "vtt"], "kind of transcript")
+    kind = choose(path.suffix.lower().lstrip("."), ["txt", "csv", "tsv", "json", "srt", "vtt", "textgrid"], "kind of transcript")
+    if kind in ("srt", "vtt", "textgrid"):
+        return read_transcript(path, mend=True).text  # of which times don't matter here
     with storage_errors(path):
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -889,7 +891,8 @@ def read_words(
             raise InputError(path, f"is not written in UTF-8 ({error.reason})", "save it as UTF-8") from error
     if kind == "json":
         try:
-            return {str(name): str(words) for name, words in dict(json.loads(text)).items()}
+            found = dict(json.loads(text))
+            return read_transcript(path, mend=True).text if "segments" in found else {str(k): str(v) for k, v in found.items()}
         except (ValueError, TypeError) as error:
             raise InputError(path, f"is no JSON of names and texts ({error})", 'write {"clip.wav": "words"}') from error
     if kind in ("csv", "tsv"):
@@ -897,10 +900,6 @@ def read_words(
         if not rows or not {"clip", "text"} <= {*rows[0]}:
             raise InputError(path, "has no columns clip and text", "write them in its first line")
         return {row["clip"]: row["text"] or "" for row in rows}
-    if kind in ("srt", "vtt"):
-        lines = [line for line in text.splitlines() if "-->" not in line]
-        said = [line for line in lines if not line.strip().isdigit() and line.strip() != "WEBVTT"]
-        text = re.sub(r"<[^>]*>", "", " ".join(said))
     return " ".join(text.split())
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-read
@@ -1131,29 +1130,6 @@ def plain_verdict(
                     "timeline": rows(verdict.windows), "segments": rows(verdict.segments)}  # fmt: skip
 
 # %% ../../nbs/17_recogniser.ipynb #recogniser-textgrid
-def text_grid(
-    tiers: Mapping[str, Sequence[tuple[float, float, str]]],  # name to intervals that follow each other without a gap
-) -> str:
-    "A TextGrid of interval tiers in Praat's long text format."
-    end = max(intervals[-1][1] for intervals in tiers.values())
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.10g}"]
-    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-    for place, (name, intervals) in enumerate(tiers.items(), start=1):
-        lines += [f"    item [{place}]:", '        class = "IntervalTier"', f"        name = {quoted(name)}"]
-        lines += ["        xmin = 0", f"        xmax = {end:.10g}", f"        intervals: size = {len(intervals)}"]
-        for number, (start, stop, text) in enumerate(intervals, start=1):
-            lines += [f"        intervals [{number}]:", f"            xmin = {start:.10g}"]
-            lines += [f"            xmax = {stop:.10g}", f"            text = {quoted(text)}"]
-    return "\n".join(lines) + "\n"
-
-
-def quoted(
-    text: str,  # any
-) -> str:
-    "Text as Praat quotes it: a quotation mark inside is doubled."
-    return '"' + text.replace('"', '""') + '"'
-
-
 def verdict_grid(
     verdict: Verdict,  # of one clip
 ) -> str:

@@ -29,10 +29,10 @@ __all__ = ['TOLERANCE', 'UNSPACED', 'STAMP', 'ARROW', 'TAGS', 'FREE', 'READERS',
            'transcript_card', 'share_time', 'one_line', 'Cue', 'mend_cues', 'check_cues', 'as_segments', 'mend',
            'stamp', 'blocks_of', 'read_srt', 'timed_words', 'read_vtt', 'Tier', 'read_tiers', 'read_grid',
            'read_number', 'read_json_word', 'read_json_segment', 'read_json', 'read_lines', 'text_of',
-           'read_transcript', 'srt_text', 'vtt_line', 'vtt_text', 'without_gaps', 'grid_text', 'json_text',
-           'plain_text', 'format_transcript', 'write_transcript', 'ends_sentence', 'words_of', 'joined', 'sentences',
-           'best_cut', 'halves', 'for_screen', 'english', 'plain', 'Score', 'texts_of', 'score', 'tokens_of',
-           'alignment', 'places', 'plot_alignment']
+           'read_transcript', 'srt_text', 'vtt_line', 'vtt_text', 'without_gaps', 'text_grid', 'quoted', 'grid_text',
+           'json_text', 'plain_text', 'format_transcript', 'write_transcript', 'ends_sentence', 'words_of', 'joined',
+           'sentences', 'best_cut', 'halves', 'for_screen', 'english', 'plain', 'Score', 'texts_of', 'score',
+           'tokens_of', 'alignment', 'places', 'plot_alignment']
 
 # %% ../../nbs/20b_transcripts.ipynb #transcripts-times
 TOLERANCE = 0.0015  # seconds by which neighbours may overlap: files round to a thousandth
@@ -587,6 +587,29 @@ def without_gaps(
     return found + ([(last, end, "")] if end - last >= 0.001 or not found else [])
 
 
+def text_grid(
+    tiers: Mapping[str, Sequence[tuple[float, float, str]]],  # name to intervals that follow each other without a gap
+) -> str:
+    "A TextGrid of interval tiers in Praat's long text format."
+    end = max(intervals[-1][1] for intervals in tiers.values())
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.10g}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for place, (name, intervals) in enumerate(tiers.items(), start=1):
+        lines += [f"    item [{place}]:", '        class = "IntervalTier"', f"        name = {quoted(name)}"]
+        lines += ["        xmin = 0", f"        xmax = {end:.10g}", f"        intervals: size = {len(intervals)}"]
+        for number, (start, stop, text) in enumerate(intervals, start=1):
+            lines += [f"        intervals [{number}]:", f"            xmin = {start:.10g}"]
+            lines += [f"            xmax = {stop:.10g}", f"            text = {quoted(text)}"]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(
+    text: str,  # any
+) -> str:
+    "Text as Praat quotes it: a quotation mark inside is doubled."
+    return '"' + text.replace('"', '""') + '"'
+
+
 def grid_text(
     transcript: Transcript,  # any
 ) -> str:
@@ -595,17 +618,9 @@ def grid_text(
     tiers = {"segments": without_gaps(transcript.segments, end)}
     tiers |= {"words": without_gaps(transcript.words, end)} if transcript.words else {}
     end = max(intervals[-1][1] for intervals in tiers.values())
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.10g}"]
-    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-    for place, (name, intervals) in enumerate(tiers.items(), start=1):
-        lines += [f"    item [{place}]:", '        class = "IntervalTier"', f'        name = "{name}"']
-        lines += ["        xmin = 0", f"        xmax = {end:.10g}", f"        intervals: size = {len(intervals)}"]
+    for intervals in tiers.values():
         intervals[-1] = (intervals[-1][0], end, intervals[-1][2])
-        for number, (start, stop, text) in enumerate(intervals, start=1):
-            quoted = text.replace('"', '""')
-            lines += [f"        intervals [{number}]:", f"            xmin = {start:.10g}"]
-            lines += [f"            xmax = {stop:.10g}", f'            text = "{quoted}"']
-    return "\n".join(lines) + "\n"
+    return text_grid(tiers)
 
 # %% ../../nbs/20b_transcripts.ipynb #transcripts-write
 def json_text(
