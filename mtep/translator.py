@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import InputError, file_digest, load_package, whole_folder, write_bytes, write_json, write_text
+from .core import CorpusError, InputError, file_digest, load_package, settings, whole_folder, write_bytes, write_json, write_text
 from .kazakh import script_of
 from .texts import hashed_split, key_of
 from .translation import Candidate, check_language, contaminated, load_parallel, read_phrasebook, spoken_seconds
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'pairs_of', 'gather', 'train_pieces', 'piece_model', 'small_network',
-           'with_empty_row', 'Pairs', 'padded', 'train_translator', 'export_translator', 'Small']
+__all__ = ['SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'pairs_of', 'gather', 'train_pieces', 'piece_model',
+           'small_network', 'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged',
+           'train_translator', 'export_translator', 'Small']
 
 # %% ../nbs/21c_translator.ipynb #translator-pairs
 def numbers_of(
@@ -48,12 +49,20 @@ def good_pair(
     return fits and script_of(target) == "cyrillic" and numbers_of(source) == numbers_of(target) and key_of(source) != key_of(target)
 
 
+def read_practice() -> pd.DataFrame:  # as read_phrasebook has it
+    "Practice sentences of the checkout, of which a memory is not made. Raises CorpusError where there is no checkout."
+    root = settings().root
+    if root is None:
+        raise CorpusError("practice sentences", "are not installed", "train in a checkout of the project")
+    return read_phrasebook(root / "data" / "practice")
+
+
 def pairs_of(
-    name: str,  # parallel text, as load_parallel takes it, or phrasebook
+    name: str,  # parallel text, as load_parallel takes it, phrasebook or practice
 ) -> pd.DataFrame:  # columns src, tgt, language, corpus, split
     "All good pairs of one source, with their split."
-    if name == "phrasebook":
-        book = read_phrasebook()
+    if name in ("phrasebook", "practice"):
+        book = read_phrasebook() if name == "phrasebook" else read_practice()
         parts = [book.rename(columns={code: "src", "kk": "tgt"})[["src", "tgt", "split"]].assign(language=code) for code in ("en", "ru")]
         return pd.concat(parts, ignore_index=True).assign(corpus=name)
     table = load_parallel(name)
@@ -162,7 +171,8 @@ class Pairs:
 
     def __getitem__(self, k: int) -> dict[str, list[int]]:
         row = self.table.loc[k]
-        return {"input_ids": self.numbers(row.src), "labels": self.numbers(row.tgt)}
+        source, target = self.numbers(row.src), self.numbers(row.tgt)
+        return {"input_ids": source, "labels": target, "length": max(len(source), len(target))}
 
 # %% ../nbs/21c_translator.ipynb #translator-train
 def padded(
@@ -177,6 +187,55 @@ def padded(
     return {"input_ids": inputs, "attention_mask": (inputs != pad).long(), "decoder_input_ids": begun, "labels": labels}
 
 
+def learn(
+    net: Any,  # a network of transformers; its weights change
+    rows: Any,  # to learn from, each with a length; see Pairs
+    collator: Any,  # makes a batch of some rows
+    folder: str | Path,  # for what a training that is stopped goes on from
+    epochs: int = 20,  # passes
+    batch: int = 64,  # rows
+    rate: float = 2e-3,  # highest learning rate
+    seed: int = 0,  # of everything random
+    average: int = 1,  # last passes whose weights are averaged
+) -> Any:  # the network
+    "Train with the Trainer of transformers, rows of like length together; what was begun in the folder is gone on with."
+    known, steps, lengths = load_package("transformers"), -(-len(rows) // batch) * epochs, [rows[k]["length"] for k in range(len(rows))]
+    training = load_package("mtep.training")
+    device = training.pick_device("auto")
+    how = known.TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.01,
+        lr_scheduler_type="cosine", warmup_steps=min(400, steps // 5), label_smoothing_factor=0.1, max_grad_norm=1.0, seed=seed,
+        save_strategy="epoch", save_total_limit=max(1, average), logging_steps=max(1, steps // 40), report_to=[], disable_tqdm=True,
+        remove_unused_columns=False, adam_beta2=0.98, use_cpu=device.type != "cuda", bf16=training.pick_precision("auto", device) == "bf16",
+    )  # fmt: skip
+    trainer = known.Trainer(net, how, data_collator=collator, train_dataset=rows)
+    trainer.remove_callback(known.PrinterCallback)
+    trainer._get_train_sampler = lambda *_: load_package("transformers.trainer_pt_utils").LengthGroupedSampler(batch, lengths=lengths)
+    begun = checkpoints_in(folder)
+    trainer.train(resume_from_checkpoint=str(begun[-1]) if begun else None)
+    write_json(Path(folder) / "log.json", trainer.state.log_history)
+    return averaged(net, checkpoints_in(folder)[-average:]).eval()
+
+
+def checkpoints_in(
+    folder: str | Path,  # of a training
+) -> list[Path]:  # the last one last
+    "The checkpoints of the Trainer."
+    return sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def averaged(
+    net: Any,  # whose weights are replaced
+    checkpoints: Sequence[Path],  # folders with model.safetensors
+) -> Any:
+    "A network with the mean of the weights of its last passes."
+    tensors = load_package("safetensors.torch")
+    states = [tensors.load_file(place / "model.safetensors") for place in checkpoints]
+    net.load_state_dict({name: sum(state[name].float() for state in states) / len(states) for name in states[0]}, strict=False)
+    net.tie_weights()
+    return net
+
+
 def train_translator(
     pairs: pd.DataFrame,  # training pairs
     content: bytes,  # a sentencepiece model
@@ -188,22 +247,10 @@ def train_translator(
     rate: float = 2e-3,  # highest learning rate
     seed: int = 0,  # of everything random
 ) -> Any:  # transformers.MarianMTModel
-    "Learn to translate; what was begun in the folder is gone on with."
-    known, cutter = load_package("transformers"), piece_model(content)
+    "Learn to translate."
+    cutter = piece_model(content)
     net = small_network(cutter.get_piece_size(), width, layers, seed=seed)
-    steps = -(-len(pairs) // batch) * epochs
-    how = known.TrainingArguments(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch, learning_rate=rate, weight_decay=0.01,
-        lr_scheduler_type="inverse_sqrt", warmup_steps=min(400, steps // 5), label_smoothing_factor=0.1, max_grad_norm=1.0, seed=seed,
-        save_strategy="epoch", save_total_limit=1, logging_steps=max(1, steps // 40), report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, adam_beta2=0.98, use_cpu=not load_package("torch").cuda.is_available(),
-    )  # fmt: skip
-    trainer = known.Trainer(net, how, data_collator=partial(padded, pad=cutter.get_piece_size()), train_dataset=Pairs(pairs, cutter, sample=0.2))
-    trainer.remove_callback(known.PrinterCallback)
-    begun = sorted(Path(folder).glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=str(begun[-1]) if begun else None)
-    write_json(Path(folder) / "log.json", trainer.state.log_history)
-    return net.eval()
+    return learn(net, Pairs(pairs, cutter, sample=0.2), partial(padded, pad=cutter.get_piece_size()), folder, epochs, batch, rate, seed)
 
 # %% ../nbs/21c_translator.ipynb #translator-export
 NETWORK = "model.ct2"
