@@ -111,7 +111,7 @@ ToLanguage = Annotated[str, typer.Option("--to", metavar="CODE", help="Language 
 FromLanguage = Annotated[str | None, typer.Option("--from", metavar="CODE", help="Language given; told by itself if not named.")]
 Script = Annotated[str, typer.Option("--script", metavar="SCRIPT", help="Of Kazakh: cyrillic or latin.")]
 TranslationModel = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="memory, or a checkpoint: owner/model of the hub, or a folder.")
+    str, typer.Option("--model", "-m", metavar="NAME", help="auto, memory, or a checkpoint: owner/model of the hub, or a folder.")
 ]
 CandidateCount = Annotated[int, typer.Option("--candidates", "-n", min=1, max=20, help="Ways to say it, from a checkpoint.")]
 LanguageOut = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write; standard output if not given.")]
@@ -127,7 +127,7 @@ def translate(
     to: ToLanguage = "kk",  # language wanted
     language: FromLanguage = None,  # language given
     script: Script = "cyrillic",  # of Kazakh
-    model: TranslationModel = "memory",  # who translates
+    model: TranslationModel = "auto",  # who translates
     candidates: CandidateCount = 1,  # ways to say it
     output: LanguageOut = None,  # where it goes
     device: DeviceName = "auto",  # where a checkpoint runs
@@ -142,6 +142,8 @@ def translate(
     if not asked:
         raise InputError("text", "is empty", "give at least a word")
     translator = load_package("mtep.translation").Translator.load(model, device)
+    if translator.lacking:
+        remark(f"The phrasebook answers alone: {translator.lacking}")
     made = translator.translate(asked, to, language, script, candidates)
     answer = iter(made)
     told = [next(answer) if line.strip() else None for line in lines]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import CorpusError, InputError, choose, load_package, progress, settings
+from .core import CorpusError, InputError, MtepError, choose, load_package, progress, settings
 from .emotion.text import detect_language
 from .kazakh import check_kazakh, sentences, to_latin
 from .texts import hashed_split, key_of
 from .weights import assets_folder, resolve
 
 # %% auto #0
-__all__ = ['NLLB_CODES', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS', 'LONGEST', 'check_language', 'Candidate',
+__all__ = ['NLLB_CODES', 'OWN', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS', 'LONGEST', 'check_language', 'Candidate',
            'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'asks', 'likeness',
            'Known', 'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint', 'plain',
-           'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'from_network',
-           'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'load_parallel']
+           'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'own_engine',
+           'from_network', 'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'shared_runs', 'runs_of',
+           'load_parallel']
 
 # %% ../nbs/21_translation.ipynb #translation-languages
 NLLB_CODES = {
@@ -36,6 +38,7 @@ NLLB_CODES = {
     "uk": "ukr_Cyrl", "de": "deu_Latn", "fr": "fra_Latn", "es": "spa_Latn", "it": "ita_Latn", "pt": "por_Latn", "pl": "pol_Latn",
     "ar": "arb_Arab", "fa": "pes_Arab", "zh": "zho_Hans", "ja": "jpn_Jpan", "ko": "kor_Hang", "hi": "hin_Deva",
 }  # fmt: skip
+OWN = "translator-kk"  # the translator that ships
 ADVICE = "a checkpoint of the hub, such as issai/tilmash or facebook/nllb-200-distilled-600M"
 
 
@@ -369,20 +372,26 @@ class Translator:
         memory: Memory | None = None,  # asked first
         hub: Any = None,  # a Hub, or a translator of one's own, asked for what the memory doesn't know
         least: float = 0.8,  # likeness below which the memory isn't believed
+        lacking: str = "",  # why the translator that ships is not asked
     ):
-        self.memory, self.hub, self.least = memory, hub, least
+        self.memory, self.hub, self.least, self.lacking = memory, hub, least, lacking
 
     @classmethod
     def load(
         cls,
-        model: str | Path = "memory",  # memory, a checkpoint of the hub, or a translator of one's own
+        model: str | Path = "auto",  # auto, memory, a checkpoint of the hub, or a translator of one's own
         device: str = "auto",  # auto, cpu, cuda, …
         least: float = 0.8,  # likeness below which the memory isn't believed
     ) -> Translator:
-        "A translator by name."
+        "A translator by name; `auto` is the one that ships, behind the memory, or the memory alone where it can't run."
         if not 0 < least <= 1:
             raise InputError(f"least={least}", "is no likeness from 0 to 1", "use about 0.8")
-        return cls(shipped_memory(), None if model == "memory" else engine_for(model, device), least)
+        lacking = ""
+        if model == "auto":
+            engine, lacking = own_engine(device)
+        else:
+            engine = None if model == "memory" else engine_for(model, device)
+        return cls(shipped_memory(), engine, least, lacking)
 
     def translate(
         self,
@@ -413,11 +422,12 @@ class Translator:
     ) -> list[Translation]:
         "Translate sentences: what the memory knows by it, the rest by the checkpoint."
         made = [from_memory(self.memory, text, code, to, self.least) for code, text in asked]
-        for code in dict.fromkeys(code for code, _ in asked) if self.hub else ():
+        own = getattr(self.hub, "kind", "") == "small"
+        for code in dict.fromkeys(code for code, _ in asked) if self.hub and not (own and to != "kk") else ():
             rows = [k for k, each in enumerate(made) if each.origin == "none" and each.language == code]
-            told = self.hub.candidates([asked[k][1] for k in rows], code, to, count, beams)
+            told = self.hub.candidates([asked[k][1] for k in rows], code, to, count, beams) if rows else []
             for k, candidates in zip(rows, told):
-                made[k] = from_network(made[k], candidates, "model" if self.hub.kind == "small" else "hub")
+                made[k] = from_network(made[k], candidates, "model" if own else "hub", getattr(self.hub, "floor", 0.0))
         return made
 
 # %% ../nbs/21_translation.ipynb #translation-steps
@@ -462,21 +472,38 @@ def engine_for(
     device: str = "auto",  # auto, cpu, cuda, …
 ) -> Any:  # a Hub, or a translator of one's own
     "What translates by a network."
-    own = Path(name).expanduser() / "translator.json"
-    return load_package("mtep.translator").Small(name) if own.is_file() else Hub(name, device)
+    own = resolve(name) / "translator.json"
+    if not own.is_file():
+        return Hub(name, device)
+    kind = json.loads(own.read_text(encoding="utf-8")).get("type")
+    return load_package("mtep.translator_e5").Reading(name) if kind == "mtep.translator_e5" else load_package("mtep.translator").Small(name)
+
+
+def own_engine(
+    device: str = "auto",  # auto, cpu, cuda, …
+) -> tuple[Any, str]:  # what ships, or None and why it can't run here
+    "The translator that ships, if it can run here."
+    try:
+        return engine_for(OWN, device), ""
+    except MtepError as error:
+        return None, str(error)
 
 
 def from_network(
     empty: Translation,  # that the memory refused
     candidates: Sequence[Candidate],  # the best first
     origin: str = "hub",  # or model
+    floor: float = 0.0,  # score below which it is refused
 ) -> Translation:
-    "What a network makes of a sentence; Kazakh is looked at."
+    "What a network makes of a sentence; Kazakh is looked at, and what scores below the floor is refused, its candidates kept."
     best, notes = candidates[0], ()
     if empty.to == "kk":
         reasons = doubts(best.text)
         notes = (f"This may be no Kazakh: {'; '.join(reasons)}.",) if reasons else ()
     sure = best.score if not notes else best.score / 2
+    if sure < floor:
+        guess = f"Not translated: {best.text[:60]!r} is but a guess ({sure:.2f} of 1, below {floor}); ask {ADVICE}."
+        return replace(empty, confidence=0.0, candidates=tuple(candidates), notes=(guess,))
     return replace(empty, text=best.text, origin=origin, confidence=sure, match="", candidates=tuple(candidates), notes=notes)
 
 # %% ../nbs/21_translation.ipynb #translation-whole
@@ -540,6 +567,25 @@ def contaminated(
     "Test sentences that were learned from."
     known = {key_of(text) for text in learned}
     return [k for k, text in enumerate(tested) if key_of(text) in known]
+
+
+def shared_runs(
+    learned: Iterable[str],  # sentences that were learned from, of either language
+    tested: Iterable[str],  # of the test
+    words: int = 8,  # in a row
+) -> list[int]:  # numbers of those that share a run
+    "Test sentences that have many words in a row in common with something that was learned from."
+    known = {run for text in learned for run in runs_of(text, words)}
+    return [k for k, text in enumerate(tested) if known & runs_of(text, words)]
+
+
+def runs_of(
+    text: str,  # any
+    words: int,  # in a row
+) -> set[str]:
+    "All runs of so many words in a text."
+    own = key_of(text).split()
+    return {" ".join(own[k : k + words]) for k in range(len(own) - words + 1)}
 
 
 def load_parallel(

@@ -36,7 +36,7 @@ from mtep.translation import (  # noqa: E402
 
 @pytest.fixture(scope="module")
 def translator():
-    return Translator.load()
+    return Translator.load("memory")
 
 
 @pytest.fixture(scope="module")
