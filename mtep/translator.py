@@ -156,7 +156,7 @@ class Pairs:
         self,
         table: pd.DataFrame,  # columns src and tgt
         cutter: Any,  # from piece_model
-        sample: float = 0.0,  # how flat the choice among cuts is; 0 takes the likeliest
+        sample: float = 0.0,  # alpha of the choice among cuts, flat if small; 0 takes the likeliest
         longest: int = 128,  # pieces
     ):
         self.table, self.cutter, self.sample, self.longest = table.reset_index(drop=True), cutter, sample, longest
@@ -250,7 +250,7 @@ def train_translator(
     "Learn to translate."
     cutter = piece_model(content)
     net = small_network(cutter.get_piece_size(), width, layers, seed=seed)
-    return learn(net, Pairs(pairs, cutter, sample=0.2), partial(padded, pad=cutter.get_piece_size()), folder, epochs, batch, rate, seed)
+    return learn(net, Pairs(pairs, cutter, sample=0.5), partial(padded, pad=cutter.get_piece_size()), folder, epochs, batch, rate, seed)
 
 # %% ../nbs/21c_translator.ipynb #translator-export
 NETWORK = "model.ct2"

@@ -150,7 +150,7 @@ def new_mouth(
     eyes: tuple[int, int],  # depths that are read, and their width
     width: int = 256,  # of a piece's vector
     layers: int = 3,  # of the decoder
-    dropout: float = 0.2,  # share of entries
+    dropout: float = 0.25,  # share of entries
     vectors: np.ndarray | None = None,  # that the pieces begin with, (vocabulary, width)
     seed: int = 0,  # of the weights
 ) -> Mouth:
@@ -198,7 +198,7 @@ class Seen:
         states: Sequence[np.ndarray],  # of the sources
         targets: Sequence[str],  # in Kazakh
         cutter: Any,  # from piece_model
-        sample: float = 0.0,  # how flat the choice among cuts is; 0 takes the likeliest
+        sample: float = 0.0,  # alpha of the choice among cuts, flat if small; 0 takes the likeliest
         longest: int = 128,  # pieces
     ):
         self.states, self.targets, self.cutter, self.sample, self.longest = states, list(targets), cutter, sample, longest
