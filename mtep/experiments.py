@@ -58,13 +58,13 @@ __all__ = ['KINDS', 'YES_OR_NO', 'LOADS', 'ELSEWHERE', 'TAG', 'IN_TAG', 'IN_STYL
            'check_mapping', 'check_variation', 'read_entry', 'registry_path', 'load_registry', 'Parameter',
            'read_notebook', 'is_parameters', 'assigned_names', 'parameters_of', 'read_text_as', 'cast',
            'check_parameters', 'module_file', 'parse_code', 'named_modules', 'used_modules', 'code_digest',
-           'corpus_names', 'check_protocols', 'text_parts', 'facts_of', 'corpora_of', 'weights_of', 'run_id', 'Job',
-           'parse_overrides', 'corpus_is_here', 'weights_are_here', 'resolve_corpora', 'variation', 'prepare', 'plan',
-           'cell_summary', 'add_view', 'outside_addresses', 'write_out_addresses', 'report_facts', 'add_contents',
-           'report_html', 'known_places', 'scrub', 'kernel_environment', 'quiet_jupyter', 'failing_cell', 'execute',
-           'broken_promise', 'git_state', 'machine', 'describe', 'scrub_files', 'middle_out', 'lighten', 'write_report',
-           'claim', 'finished_run', 'sweep_drafts', 'perform', 'run', 'attempt', 'failed_record', 'follow_parent',
-           'main_hidden', 'in_processes', 'in_dask', 'run_all']
+           'corpus_names', 'check_protocols', 'listed_folder', 'text_parts', 'facts_of', 'corpora_of', 'weights_of',
+           'run_id', 'Job', 'parse_overrides', 'corpus_is_here', 'weights_are_here', 'resolve_corpora', 'variation',
+           'prepare', 'plan', 'cell_summary', 'add_view', 'outside_addresses', 'write_out_addresses', 'report_facts',
+           'add_contents', 'report_html', 'known_places', 'scrub', 'kernel_environment', 'quiet_jupyter',
+           'failing_cell', 'execute', 'broken_promise', 'git_state', 'machine', 'describe', 'scrub_files', 'middle_out',
+           'lighten', 'write_report', 'claim', 'finished_run', 'sweep_drafts', 'perform', 'run', 'attempt',
+           'failed_record', 'follow_parent', 'main_hidden', 'in_processes', 'in_dask', 'run_all']
 
 # %% ../nbs/30_experiments.ipynb #experiments-experiment
 @dataclass(frozen=True)
@@ -431,12 +431,21 @@ def check_protocols(
             load_package("mtep.evaluation").check_protocol(corpus, name.strip())
 
 # %% ../nbs/30_experiments.ipynb #experiments-facts
+def listed_folder(
+    name: str,  # of a corpus
+) -> Path | None:  # None where it is none
+    "A folder of recordings in MTEP_DATA whose words are listed in transcripts.tsv."
+    known = name.partition(":")[0] in load_package("mtep.corpora").RECIPES or not re.fullmatch(r"[\w-]+", name)
+    folder = settings().data / name
+    return folder if not known and (folder / "transcripts.tsv").is_file() else None
+
+
 def text_parts(
     name: str,  # a corpus, with a label map after a colon if wanted; several of texts with + between
 ) -> list[str]:  # names that `load_texts` takes; none for a corpus of speech
     "Whether a name means texts, and which."
     speech, texts = load_package("mtep.corpora").RECIPES, load_package("mtep.texts")
-    if name.partition(":")[0] in (*speech, "auto"):
+    if name.partition(":")[0] in (*speech, "auto") or listed_folder(name):
         return []
     parts = [part.strip() for part in name.split("+")]
     stems = dict.fromkeys(known.partition(":")[0] for known in texts.text_names())
@@ -456,6 +465,9 @@ def facts_of(
         whole = texts[0].digest() if len(texts) == 1 else digest([part.digest() for part in texts])
         toy = any(part.synthetic for part in texts)
         return {"name": name, "digest": whole, "clips": sum(map(len, texts)), "synthetic": toy}
+    if folder := listed_folder(name):
+        sums = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        return {"name": name, "digest": digest(sums), "clips": len(sums) - 1, "synthetic": False}
     corpus = load_package("mtep.corpora").load(name)
     if name in corpus_names({"corpus": parameters.get("corpus")}):  # folds are made of the first corpus only
         check_protocols(corpus, parameters)
@@ -530,6 +542,8 @@ def corpus_is_here(
     corpora, texts = load_package("mtep.corpora"), load_package("mtep.texts")
     if parts := text_parts(name):
         return all(not texts.take_apart(part)[0].folders or texts.find_texts(part) for part in parts)
+    if listed_folder(name):
+        return True
     plain = corpora.resolve(name).partition(":")[0]
     return corpora.RECIPES[plain].synthetic or corpora.find(plain) is not None
 

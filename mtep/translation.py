@@ -29,8 +29,8 @@ __all__ = ['NLLB_CODES', 'OWN', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS'
            'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'asks', 'likeness',
            'Known', 'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint', 'plain',
            'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'own_engine',
-           'from_network', 'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'shared_runs', 'runs_of',
-           'load_parallel']
+           'from_network', 'ask_network', 'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'shared_runs',
+           'runs_of', 'load_parallel']
 
 # %% ../nbs/21_translation.ipynb #translation-languages
 NLLB_CODES = {
@@ -422,13 +422,7 @@ class Translator:
     ) -> list[Translation]:
         "Translate sentences: what the memory knows by it, the rest by the checkpoint."
         made = [from_memory(self.memory, text, code, to, self.least) for code, text in asked]
-        own = getattr(self.hub, "kind", "") == "small"
-        for code in dict.fromkeys(code for code, _ in asked) if self.hub and not (own and to != "kk") else ():
-            rows = [k for k, each in enumerate(made) if each.origin == "none" and each.language == code]
-            told = self.hub.candidates([asked[k][1] for k in rows], code, to, count, beams) if rows else []
-            for k, candidates in zip(rows, told):
-                made[k] = from_network(made[k], candidates, "model" if own else "hub", getattr(self.hub, "floor", 0.0))
-        return made
+        return ask_network(self.hub, asked, made, to, count, beams) if self.hub else made
 
 # %% ../nbs/21_translation.ipynb #translation-steps
 @lru_cache(maxsize=1)
@@ -466,7 +460,7 @@ def from_memory(
         return Translation(text, known.text, language, to, "memory", known.likeness, known.source, notes=notes)
     return Translation(text, "", language, to, "none", 0.0, known.source, notes=(f"Not translated: nothing known is near; ask {ADVICE}.",))
 
-
+# %% ../nbs/21_translation.ipynb #translation-engines
 def engine_for(
     name: str | Path,  # a checkpoint of the hub, or a folder
     device: str = "auto",  # auto, cpu, cuda, …
@@ -505,6 +499,24 @@ def from_network(
         guess = f"Not translated: {best.text[:60]!r} is but a guess ({sure:.2f} of 1, below {floor}); ask {ADVICE}."
         return replace(empty, confidence=0.0, candidates=tuple(candidates), notes=(guess,))
     return replace(empty, text=best.text, origin=origin, confidence=sure, match="", candidates=tuple(candidates), notes=notes)
+
+
+def ask_network(
+    engine: Any,  # a Hub, or a translator of one's own
+    asked: Sequence[tuple[str, str]],  # language and sentence
+    made: Sequence[Translation],  # what the memory made of them
+    to: str,  # language wanted
+    count: int,  # candidates
+    beams: int,  # that are followed
+) -> list[Translation]:
+    "What the memory refused, by a network; all sentences of a language at once."
+    made, own = list(made), engine.kind == "small"
+    for code in dict.fromkeys(each.language for each in made if each.origin == "none" and not (own and to != "kk")):
+        rows = [k for k, each in enumerate(made) if each.origin == "none" and each.language == code]
+        told = engine.candidates([asked[k][1] for k in rows], code, to, count, beams)
+        for k, candidates in zip(rows, told):
+            made[k] = from_network(made[k], candidates, "model" if own else "hub", getattr(engine, "floor", 0.0))
+    return made
 
 # %% ../nbs/21_translation.ipynb #translation-whole
 def whole(
@@ -559,7 +571,7 @@ def quality(
     refused = sum(not text.strip() for text in told) / len(told)
     return Quality(round(values[0], 2), round(values[1], 2), refused, (str(chrf.get_signature()), str(bleu.get_signature())))
 
-
+# %% ../nbs/21_translation.ipynb #translation-contamination
 def contaminated(
     learned: Iterable[str],  # sentences that were learned from, of either language
     tested: Iterable[str],  # of the test

@@ -148,7 +148,7 @@ def with_empty_row(
     weight.register_hook(lambda gradient: gradient * others.to(gradient))
     return net
 
-
+# %% ../nbs/21c_translator.ipynb #translator-rows
 class Pairs:
     "Pairs as numbers of pieces, cut anew at each reading."
 
@@ -235,7 +235,7 @@ def averaged(
     net.tie_weights()
     return net
 
-
+# %% ../nbs/21c_translator.ipynb #translator-train-pairs
 def train_translator(
     pairs: pd.DataFrame,  # training pairs
     content: bytes,  # a sentencepiece model

@@ -19,13 +19,22 @@ import pandas as pd
 import pytest
 
 from mtep import experiments
-from mtep.core import CorpusError, ExperimentError, InputError, PackageError, ProtocolError, StorageError
+from mtep.core import (
+    CorpusError,
+    ExperimentError,
+    InputError,
+    PackageError,
+    ProtocolError,
+    StorageError,
+)
 from mtep.experiments import (
     Parameter,
     broken_promise,
     cast,
     check_parameters,
     code_digest,
+    corpus_is_here,
+    facts_of,
     load_registry,
     outside_addresses,
     parameters_of,
@@ -636,3 +645,17 @@ def test_no_outside_address_survives(page):
 def test_inside_addresses_stay():
     page = '<a href="#x">x</a><img src="data:image/png;base64,AA//BB=="><svg xmlns="http://www.w3.org/2000/svg"></svg>'
     assert outside_addresses(page) == [] and write_out_addresses(page) == page
+
+
+def test_a_folder_with_its_words_listed_is_known_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTEP_DATA", str(tmp_path))
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    (folder / "transcripts.tsv").write_text("file\tlang\ttranscript\na.wav\ten\tHello.\n", encoding="utf-8")
+    (folder / "a.wav").write_bytes(b"not heard here")
+    first = facts_of("talks", {})
+    assert first["clips"] == 1 and not first["synthetic"] and corpus_is_here("talks")
+    (folder / "a.wav").write_bytes(b"another")
+    assert facts_of("talks", {})["digest"] != first["digest"]
+    with pytest.raises(InputError, match="corpus 'walks' is not known"):
+        facts_of("walks", {})
