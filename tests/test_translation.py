@@ -234,12 +234,12 @@ def test_every_language_has_its_code():
 
 def test_the_command(tmp_path):
     assert typed('translate "Kids are talking by the door."').stdout.strip() == "Балалар есіктің жанында сөйлесіп тұр."
-    ended = typed("translate - --json", given="Dogs are sitting by the door.\n\nThe ionosphere refracts.\n")
+    ended = typed("translate - --json --model memory", given="Dogs are sitting by the door.\n\nThe ionosphere refracts.\n")
     rows = json.loads(ended.stdout)
     assert [row["origin"] for row in rows] == ["memory", "none"] and "line 3" in ended.stderr
     assert "is empty" in typed(["translate", "  "], code=2).stderr
     assert "language 'kz'" in typed("translate hello --to kz", code=2).stderr
-    assert "Not translated" in typed('translate "Quarks are confined." --from en', code=1).stderr
+    assert "Not translated" in typed('translate "Quarks are confined." --from en --model memory', code=1).stderr
     with pytest.raises(InputError, match="is no file, and others are"):
         (tmp_path / "a.txt").write_text("x", encoding="utf-8")
         lines_of([str(tmp_path / "a.txt"), "nowhere.txt"])
