@@ -248,7 +248,7 @@ def speak(
         said = synthesiser.say("\n\n".join(line for line in lines if line.strip()), **how)
     tell_spoken(said, chapter.write_spoken(said, output, samplerate), synthesiser, as_json)
 
-
+# %% ../nbs/33b_cli_language.ipynb #language-tell-spoken
 def tell_spoken(
     said: Any,  # a Spoken
     path: Path,  # where it was written

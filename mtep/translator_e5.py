@@ -26,9 +26,9 @@ from .translator import learn, piece_model
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SHARE', 'HIDDEN', 'FLOOR', 'Eyes', 'read_all', 'kept_states', 'read_share', 'Mouth', 'new_mouth', 'piece_vectors',
-           'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack', 'export_mouth', 'expectations',
-           'expected', 'Reading', 'said']
+__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'Eyes', 'read_all', 'kept_states', 'read_share', 'Mouth', 'new_mouth',
+           'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack', 'shares_of',
+           'export_mouth', 'expectations', 'expected', 'Reading', 'said']
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-eyes
 class Eyes:
@@ -144,7 +144,7 @@ class Mouth(MarianMTModel):
         told = self.model.decoder(rest["decoder_input_ids"], encoder_hidden_states=seen, encoder_attention_mask=attention_mask, use_cache=False)
         return Seq2SeqLMOutput(logits=self.lm_head(told.last_hidden_state))
 
-
+# %% ../nbs/21e_translator_e5.ipynb #translator-e5-new
 def new_mouth(
     vocabulary: int,  # pieces
     eyes: tuple[int, int],  # depths that are read, and their width
@@ -264,6 +264,22 @@ def unpack(
     wide = lambda name, weights: weights.float() * packed[f"{name}.scale"][:, None] if f"{name}.scale" in packed else weights
     return {name: wide(name, weights) for name, weights in packed.items() if not name.endswith(".scale")}
 
+# %% ../nbs/21e_translator_e5.ipynb #translator-e5-export
+MOST = 3_000_000  # bytes of tensors in one file
+
+
+def shares_of(
+    packed: dict[str, torch.Tensor],  # from pack
+) -> list[dict[str, torch.Tensor]]:  # in order, each small enough for a file
+    "Tensors dealt into files."
+    found, size = [{}], 0
+    for name, weights in packed.items():
+        own = weights.numel() * weights.element_size()
+        if found[-1] and size + own > MOST:
+            found, size = [*found, {}], 0
+        found[-1][name], size = weights, size + own
+    return found
+
 
 def export_mouth(
     net: Mouth,  # trained
@@ -275,10 +291,11 @@ def export_mouth(
     "Write the network in eight bits, its pieces and a card."
     tensors = load_package("safetensors.torch")
     with whole_folder(folder) as draft:
-        tensors.save_file(pack(net), draft / "mouth.safetensors")
+        for number, share in enumerate(shares_of(pack(net)), start=1):
+            tensors.save_file(share, draft / f"mouth-{number}.safetensors")
         write_bytes(draft / "pieces.model", content)
         shape = dict(width=net.config.d_model, layers=net.config.decoder_layers, eyes=net.config.eyes, vocabulary=net.config.pad_token_id)
-        sums = {name: file_digest(draft / name) for name in ("mouth.safetensors", "pieces.model")}
+        sums = {path.name: file_digest(path) for path in sorted(draft.iterdir())}
         write_json(draft / "translator.json", {"type": "mtep.translator_e5", "card": card, "shape": shape, "sha256": sums})
         write_text(draft / "README.md", about or "# A translator into Kazakh\n")
         seal(draft)
@@ -328,7 +345,8 @@ class Reading:
             shape, self.card = about["shape"], about["card"]
             self.content = (folder / "pieces.model").read_bytes()
             self.net = new_mouth(shape["vocabulary"], tuple(shape["eyes"]), shape["width"], shape["layers"])
-            self.net.load_state_dict(unpack(tensors.load_file(folder / "mouth.safetensors")), strict=False)
+            packed = [tensors.load_file(folder / file) for file in about["sha256"] if file.startswith("mouth-")]
+            self.net.load_state_dict(unpack({name: weights for share in packed for name, weights in share.items()}), strict=False)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"folder {folder}", f"holds no translator ({error})", "name one written by export_mouth") from error
         self.net.tie_weights()

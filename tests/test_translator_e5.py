@@ -22,6 +22,7 @@ from mtep.translator_e5 import (  # noqa: E402
     pack,
     piece_vectors,
     read_all,
+    shares_of,
     train_mouth,
     unpack,
 )
@@ -126,6 +127,16 @@ def test_eight_bits_cost_little(mouth):
         assert (weights - own).abs().max() <= own.abs().max() / 250
 
 
+def test_no_file_is_large(mouth, eyes, content, tmp_path, monkeypatch):
+    monkeypatch.setattr("mtep.translator_e5.MOST", 20_000)
+    packed = pack(mouth)
+    dealt = shares_of(packed)
+    assert len(dealt) > 1 and [name for share in dealt for name in share] == list(packed)
+    assert all(len(share) == 1 or sum(w.numel() * w.element_size() for w in share.values()) <= 20_000 for share in dealt)
+    again = Reading(export_mouth(mouth, content, tmp_path / "net", {"languages": ["en"], "eyes": eyes.name, "depths": [0, 2]}))
+    assert all(torch.equal(a, b) for a, b in zip(unpack(pack(mouth)).values(), (again.net.state_dict()[name] for name in unpack(pack(mouth)))))
+
+
 def test_a_kept_translator_says_the_same(kept, mouth, eyes, content):
     reading = Reading(kept)
     made = reading.candidates(["The dog sat by the door.", "No.", ""], "en", count=2)
@@ -138,7 +149,7 @@ def test_a_kept_translator_says_the_same(kept, mouth, eyes, content):
         reading.candidates(["x"], "en", "ru")
 
 
-@pytest.mark.parametrize("file", ["mouth.safetensors", "pieces.model", "translator.json"])
+@pytest.mark.parametrize("file", ["mouth-1.safetensors", "pieces.model", "translator.json"])
 def test_changed_files_are_refused(kept, tmp_path, file):
     place = tmp_path / "copy"
     place.mkdir()
