@@ -304,7 +304,7 @@ def style(
     done = chapter.carry(file, change, 1.0, chapter.melody_shape(like) if melody else None, melody)
     tell_carried(done, load_package("mtep.media").write_sound(output, done.sound), as_json)
 
-
+# %% ../nbs/33b_cli_language.ipynb #language-style-asked
 def asked_change(
     chapter: Any,  # mtep.speech.style
     file: Path,  # recording to change
