@@ -33,6 +33,7 @@ from mtep.speech.style import (
     within_bounds,
 )
 from mtep.speech.synthesis import Synthesiser
+from mtep.weights import assets_folder
 
 load_package("mtep.cli_language")
 TEXT = "Балалар есіктің жанында сөйлесіп тұр."
@@ -249,3 +250,10 @@ def test_the_command(tmp_path, speaker, plain):
     for words in (("--like", tmp_path / "b.wav", "-e", "sad"), ("--neutral", tmp_path / "n.wav"), ("-e", "bored"), ("--melody", 0.5), ("-e", "sad", "--strength", 3)):
         assert run(tmp_path / "a.wav", *words, "-o", tmp_path / "no.wav").exit_code == 2
     assert run(tmp_path / "nowhere.wav", "-e", "sad").exit_code == 2 and not (tmp_path / "no.wav").exists()
+
+
+def test_the_profile_is_that_of_its_run(root):
+    kept = list(root.glob("reports/style/*/profile.tsv"))
+    if not kept:
+        pytest.skip("no run of style is here")
+    assert any(path.read_bytes() == (assets_folder() / "prosody" / "profile.tsv").read_bytes() for path in kept)
