@@ -229,7 +229,7 @@ def test_every_artefact_is_described_in_full(artefact):
 def test_a_wrong_name_is_answered_with_the_nearest():
     says(lambda: resolve("whisper-bse"), "did you mean 'whisper-base'?", "owner/model")
     says(lambda: resolve(""), "is not known")
-    says(lambda: verify("whisper"), "choose one of: emotion-cnn, emotion-text, emotion-whisper-base, minilm, multilingual-e5-small, sentiment-kk, whisper-base")
+    says(lambda: verify("whisper"), "choose one of: emotion-cnn, emotion-text, emotion-whisper-base, minilm, multilingual-e5-small, sentiment-kk, translator-kk, whisper-base")
 
 
 def test_kinds_of_names(own, monkeypatch):
