@@ -36,14 +36,14 @@ from mtep.core import (
 )
 
 # %% auto #0
-__all__ = ['SOUND_WEIGHTS', 'TEXT_WEIGHTS', 'OURS', 'PICKLES', 'SEAL', 'SOURCES', 'CARRIED', 'PIECES', 'HUB_NAME', 'Fingerprint',
-           'Artefact', 'assets_folder', 'weights_folder', 'cache_folder', 'plain_name', 'pickled', 'read_files',
-           'read_artefact', 'manifest', 'fingerprint', 'seal', 'sealed', 'expected', 'Place', 'place_in',
-           'shipped_place', 'own_place', 'cache_place', 'hub_cache', 'cached_snapshot', 'hub_place', 'wheel_place',
-           'Finding', 'parts_digest', 'check_file', 'audit', 'locked', 'copy_joined', 'join', 'offline', 'hub_errors',
-           'hub_entry', 'fetch', 'complaint', 'seek', 'not_found', 'resolve_artefact', 'check_safetensors',
-           'checkpoint_names', 'checkpoint_files', 'own_folder', 'folder_of', 'check_folder', 'resolve_folder',
-           'hub_name', 'record_path', 'read_note', 'read_record', 'write_record', 'cached_checkpoint',
+__all__ = ['SOUND_WEIGHTS', 'TEXT_WEIGHTS', 'LANGUAGE_WEIGHTS', 'OURS', 'PICKLES', 'SEAL', 'SOURCES', 'CARRIED', 'PIECES',
+           'HUB_NAME', 'Fingerprint', 'Artefact', 'assets_folder', 'weights_folder', 'cache_folder', 'plain_name',
+           'pickled', 'read_files', 'read_artefact', 'manifest', 'fingerprint', 'seal', 'sealed', 'expected', 'Place',
+           'place_in', 'shipped_place', 'own_place', 'cache_place', 'hub_cache', 'cached_snapshot', 'hub_place',
+           'wheel_place', 'Finding', 'parts_digest', 'check_file', 'audit', 'locked', 'copy_joined', 'join', 'offline',
+           'hub_errors', 'hub_entry', 'fetch', 'complaint', 'seek', 'not_found', 'resolve_artefact',
+           'check_safetensors', 'checkpoint_names', 'checkpoint_files', 'own_folder', 'folder_of', 'check_folder',
+           'resolve_folder', 'hub_name', 'record_path', 'read_note', 'read_record', 'write_record', 'cached_checkpoint',
            'fetch_checkpoint', 'resolve_checkpoint', 'kind_of', 'resolve', 'get', 'found_places', 'where', 'verify',
            'describe', 'listing', 'digests', 'weights_digest']
 
@@ -165,6 +165,10 @@ TEXT_WEIGHTS = (  # that read
         homepage="https://github.com/mtep-project/mtep",
         citation="Yeshpanov and Varol (2024), arXiv 2403.19335, for the reviews it learned from",
     ),
+)
+
+# %% ../nbs/06_weights.ipynb #weights-manifest-language
+LANGUAGE_WEIGHTS = (
     Artefact(
         name="translator-kk",
         purpose="translation into Kazakh: a small decoder that reads with multilingual-e5-small",
@@ -173,7 +177,7 @@ TEXT_WEIGHTS = (  # that read
         citation="Wang et al. (2024), arXiv 2402.05672, for the encoder; tatoeba.org for its Russian and Kazakh pairs",
     ),
 )
-OURS = SOUND_WEIGHTS + TEXT_WEIGHTS
+OURS = SOUND_WEIGHTS + TEXT_WEIGHTS + LANGUAGE_WEIGHTS
 
 # %% ../nbs/06_weights.ipynb #weights-folders
 def assets_folder() -> Path:
