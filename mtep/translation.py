@@ -352,13 +352,14 @@ def plain(
 
 def pieces_of(
     text: str,  # plain
-) -> list[str]:  # sentences, none longer than LONGEST
-    "Sentences of a text; very long ones are cut where they breathe."
+    longest: int = LONGEST,  # letters
+) -> list[str]:  # sentences, none longer
+    "Sentences; what is longer is cut where one would breathe, at the last chance between words, and inside a word only if it must be."
     found = []
     for sentence in sentences(text):
-        while len(sentence) > LONGEST:
-            head = sentence[:LONGEST]
-            cut = max(head.rfind(mark) + 1 for mark in (", ", "; ", " ")) or LONGEST
+        while len(sentence) > longest:
+            head = sentence[:longest]
+            cut = max(head.rfind(mark) + 1 for mark in (", ", "; ", ": ")) or head.rfind(" ") + 1 or longest
             found, sentence = [*found, sentence[:cut].strip()], sentence[cut:].strip()
         found += [sentence] if sentence else []
     return found

@@ -15,7 +15,7 @@ import pandas as pd
 from .core import CorpusError, InputError, choose, load_package, progress, storage_errors, whole_folder, write_json
 from .texts import hashed_split, key_of
 from .translation import Hub, check_language
-from .translator import good_pair, pairs_of
+from .translator import checkpoints_in, good_pair, pairs_of
 
 # %% auto #0
 __all__ = ['read_pairs', 'named_pairs', 'Told', 'side_by_side', 'freeze_part', 'tune', 'save_tuned', 'back_translate']
@@ -130,7 +130,7 @@ def tune(
     )  # fmt: skip
     trainer = known.Seq2SeqTrainer(hub.net, how, train_dataset=Told(hub, pairs, to), data_collator=partial(side_by_side, hub=hub))
     trainer.remove_callback(known.PrinterCallback)
-    begun = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    begun = checkpoints_in(folder)
     trainer.train(resume_from_checkpoint=str(begun[-1]) if begun else None)
     hub.net.eval()
     write_json(Path(folder) / "log.json", trainer.state.log_history)

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +17,10 @@ import pandas as pd
 
 from ..core import InputError, choose, load_package, whole_folder, write_text
 from ..emotion.text import detect_language
-from ..kazakh import sentences as kazakh_sentences
 from ..kazakh import spoken, to_cyrillic
 from ..media import Sound, Word, espeak_languages, espeak_variants, resample, speak, write_sound
 from .transcripts import Transcript, read_transcript
-from ..translation import plain
+from ..translation import pieces_of, plain
 from ..weights import resolve
 
 # %% auto #0
@@ -77,15 +75,8 @@ def parts_of(
     text: str,  # ready to be said
     longest: int = LONGEST,  # letters
 ) -> list[str]:
-    "Sentences; what is longer is cut where one would breathe, at the last chance between words, and inside a word only if it must be."
-    found = []
-    for sentence in kazakh_sentences(text):
-        while len(sentence) > longest:
-            head = sentence[:longest]
-            cut = max(head.rfind(mark) + 1 for mark in (", ", "; ", ": ")) or head.rfind(" ") + 1 or longest
-            found, sentence = [*found, sentence[:cut].strip()], sentence[cut:].strip()
-        found += [sentence] if re.search(r"[^\W_]", sentence) else []
-    return found
+    "Sentences with something to say in them, cut as for translation."
+    return [part for part in pieces_of(text, longest) if re.search(r"[^\W_]", part)]
 
 # %% ../../nbs/22_synthesis.ipynb #synthesis-manners
 class Manner(NamedTuple):
