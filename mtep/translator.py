@@ -24,9 +24,10 @@ from .translation import Candidate, check_language, contaminated, load_parallel,
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'pairs_of', 'gather', 'train_pieces', 'piece_model',
-           'small_network', 'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged',
-           'train_translator', 'export_translator', 'Small']
+__all__ = ['TONGUES', 'SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'read_names', 'region_names',
+           'zone_names', 'pairs_of', 'turned', 'gather', 'train_pieces', 'piece_model', 'small_network',
+           'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged', 'train_translator',
+           'export_translator', 'Small']
 
 # %% ../nbs/21c_translator.ipynb #translator-pairs
 def numbers_of(
@@ -56,30 +57,69 @@ def read_practice() -> pd.DataFrame:  # as read_phrasebook has it
         raise CorpusError("practice sentences", "are not installed", "train in a checkout of the project")
     return read_phrasebook(root / "data" / "practice")
 
+# %% ../nbs/21c_translator.ipynb #translator-names
+def read_names() -> pd.DataFrame:  # columns en, kk and ru
+    "Names of countries, languages, currencies and cities, from the Unicode CLDR (Unicode licence) as babel ships it."
+    known = load_package("babel", "text")
+    tables = [[named(known.Locale(code)) for named in (region_names, zone_names)] for code in ("en", "kk", "ru")]
+    rows = [(en[key], kk[key], ru[key]) for en, kk, ru in zip(*tables) for key in sorted(en) if key in kk and key in ru]
+    return pd.DataFrame(rows, columns=["en", "kk", "ru"]).drop_duplicates("en", ignore_index=True)
+
+
+def region_names(
+    locale: Any,  # babel.Locale
+) -> dict[tuple[str, str], str]:  # by kind and code
+    "What a language calls countries, languages and currencies."
+    kinds = {kind: getattr(locale, kind) for kind in ("territories", "languages", "currencies")}
+    return {(kind, code): name for kind, table in kinds.items() for code, name in table.items() if isinstance(name, str)}
+
+
+def zone_names(
+    locale: Any,  # babel.Locale
+) -> dict[str, str]:  # by the time zone
+    "What a language calls the cities that time zones are named after."
+    return {zone: about["city"] for zone, about in locale.time_zones.items() if isinstance(about.get("city"), str)}
+
+# %% ../nbs/21c_translator.ipynb #translator-pairs-of
+TONGUES = ("en", "kk", "ru")  # of the phrasebook, the practice sentences and the names
+
 
 def pairs_of(
-    name: str,  # parallel text, as load_parallel takes it, phrasebook or practice
+    name: str,  # parallel text, as load_parallel takes it, phrasebook, practice or names
+    to: str = "kk",  # language of the targets
 ) -> pd.DataFrame:  # columns src, tgt, language, corpus, split
     "All good pairs of one source, with their split."
-    if name in ("phrasebook", "practice"):
-        book = read_phrasebook() if name == "phrasebook" else read_practice()
-        parts = [book.rename(columns={code: "src", "kk": "tgt"})[["src", "tgt", "split"]].assign(language=code) for code in ("en", "ru")]
-        return pd.concat(parts, ignore_index=True).assign(corpus=name)
-    table = load_parallel(name)
-    language, to = table.attrs["languages"]
-    if to != "kk":
-        raise InputError(f"parallel text {name!r}", f"is into {to}", "name one into kk")
+    if name in ("phrasebook", "practice", "names"):
+        book = {"phrasebook": read_phrasebook, "practice": read_practice, "names": lambda: read_names().assign(split="train")}[name]()
+        sides = [(code, book[[code, check_language(to, TONGUES), "split"]]) for code in TONGUES if code != to]
+        parts = [side.set_axis(["src", "tgt", "split"], axis=1).assign(language=code) for code, side in sides]
+        return pd.concat(parts, ignore_index=True)[["src", "tgt", "split", "language"]].assign(corpus=name)
+    table, (language, kazakh) = load_parallel(name), load_parallel(name).attrs["languages"]
+    if kazakh != "kk":
+        raise InputError(f"parallel text {name!r}", f"is into {kazakh}", "name one into kk")
     table = table[[good_pair(a, b) for a, b in zip(table.src, table.tgt)]]
     split = [hashed_split(text) for text in table.src] if name.startswith("tatoeba") else ["train"] * len(table)
-    return table[["src", "tgt"]].assign(language=language, corpus=name, split=split).reset_index(drop=True)
+    told = turned(table[["src", "tgt"]], (language, kazakh), to)
+    return told.assign(language=kazakh if to == language else language, corpus=name, split=split).reset_index(drop=True)
+
+
+def turned(
+    table: pd.DataFrame,  # with src and tgt
+    languages: tuple[str, str],  # of these
+    to: str,  # language that the targets shall have
+) -> pd.DataFrame:
+    "Parallel text with the sides changed, if it is wanted the other way round."
+    check_language(to, languages)
+    return table if to == languages[1] else table.rename(columns={"src": "tgt", "tgt": "src"})
 
 # %% ../nbs/21c_translator.ipynb #translator-gather
 def gather(
     names: Sequence[str],  # sources of pairs
     tests: Sequence[str] = (),  # parallel texts that must not be learned
+    to: str = "kk",  # language of the targets
 ) -> pd.DataFrame:  # pairs of all, without copies of each other and of what is tested
     "Pairs to learn from, and those held out."
-    table = pd.concat([pairs_of(name) for name in names], ignore_index=True)
+    table = pd.concat([pairs_of(name, to) for name in names], ignore_index=True)
     held = table[table.split != "train"]
     known = [load_parallel(name) for name in tests]
     banned = [*held.src, *held.tgt, *(text for each in known for text in (*each.src, *each.tgt))]
