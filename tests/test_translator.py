@@ -19,6 +19,8 @@ from mtep.translator import (  # noqa: E402
     good_pair,
     padded,
     pairs_of,
+    piece_model,
+    read_names,
     small_network,
     train_pieces,
     train_translator,
