@@ -77,8 +77,12 @@ def region_names(
 def zone_names(
     locale: Any,  # babel.Locale
 ) -> dict[str, str]:  # by the time zone
-    "What a language calls the cities that time zones are named after."
-    return {zone: about["city"] for zone, about in locale.time_zones.items() if isinstance(about.get("city"), str)}
+    "What a language calls the cities that time zones are named after. English ones are the zone's own name, where nothing else is said."
+    named = {zone: about["city"] for zone, about in locale.time_zones.items() if isinstance(about.get("city"), str)}
+    if locale.language != "en":
+        return named
+    zones = load_package("zoneinfo").available_timezones()
+    return {zone: zone.rsplit("/", 1)[1].replace("_", " ") for zone in zones if "/" in zone} | named
 
 # %% ../nbs/21c_translator.ipynb #translator-pairs-of
 TONGUES = ("en", "kk", "ru")  # of the phrasebook, the practice sentences and the names
