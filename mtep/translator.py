@@ -24,7 +24,7 @@ from .translation import Candidate, check_language, contaminated, load_parallel,
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['TONGUES', 'SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'read_names', 'region_names',
+__all__ = ['TONGUES', 'BOOKS', 'SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'read_names', 'region_names',
            'zone_names', 'pairs_of', 'turned', 'gather', 'train_pieces', 'piece_model', 'small_network',
            'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged', 'train_translator',
            'export_translator', 'Small']
@@ -50,12 +50,14 @@ def good_pair(
     return fits and script_of(target) == "cyrillic" and numbers_of(source) == numbers_of(target) and key_of(source) != key_of(target)
 
 
-def read_practice() -> pd.DataFrame:  # as read_phrasebook has it
+def read_practice(
+    part: str = "",  # of them: none but those in the folder itself, or written
+) -> pd.DataFrame:  # as read_phrasebook has it
     "Practice sentences of the checkout, of which a memory is not made. Raises CorpusError where there is no checkout."
     root = settings().root
     if root is None:
         raise CorpusError("practice sentences", "are not installed", "train in a checkout of the project")
-    return read_phrasebook(root / "data" / "practice")
+    return read_phrasebook(root / "data" / "practice" / part)
 
 # %% ../nbs/21c_translator.ipynb #translator-names
 def read_names() -> pd.DataFrame:  # columns en, kk and ru
@@ -85,16 +87,20 @@ def zone_names(
     return {zone: zone.rsplit("/", 1)[1].replace("_", " ") for zone in zones if "/" in zone} | named
 
 # %% ../nbs/21c_translator.ipynb #translator-pairs-of
-TONGUES = ("en", "kk", "ru")  # of the phrasebook, the practice sentences and the names
+TONGUES = ("en", "kk", "ru")  # of the books
+BOOKS = {  # sources of sentences in all three
+    "phrasebook": read_phrasebook, "practice": read_practice, "written": partial(read_practice, "written"),
+    "names": lambda: read_names().assign(split="train"),
+}  # fmt: skip
 
 
 def pairs_of(
-    name: str,  # parallel text, as load_parallel takes it, phrasebook, practice or names
+    name: str,  # parallel text, as load_parallel takes it, or one of BOOKS
     to: str = "kk",  # language of the targets
 ) -> pd.DataFrame:  # columns src, tgt, language, corpus, split
     "All good pairs of one source, with their split."
-    if name in ("phrasebook", "practice", "names"):
-        book = {"phrasebook": read_phrasebook, "practice": read_practice, "names": lambda: read_names().assign(split="train")}[name]()
+    if name in BOOKS:
+        book = BOOKS[name]()
         sides = [(code, book[[code, check_language(to, TONGUES), "split"]]) for code in TONGUES if code != to]
         parts = [side.set_axis(["src", "tgt", "split"], axis=1).assign(language=code) for code, side in sides]
         return pd.concat(parts, ignore_index=True)[["src", "tgt", "split", "language"]].assign(corpus=name)

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import MarianConfig, MarianMTModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from .core import InputError, digest, file_digest, load_package, progress, whole_folder, write_bytes, write_json, write_text
+from .core import InputError, digest, file_digest, load_package, progress, settings, whole_folder, write_bytes, write_json, write_text
 from .e5 import open_packed
 from .emotion.text_networks import read_body, read_tokenizer
 from .translation import Candidate, check_language, quality, spoken_seconds
@@ -28,7 +28,7 @@ from .weights import resolve, seal
 # %% auto #0
 __all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'Eyes', 'read_all', 'kept_states', 'read_share', 'Mouth', 'new_mouth',
            'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack', 'shares_of',
-           'export_mouth', 'expectations', 'expected', 'Reading', 'said']
+           'export_mouth', 'expectations', 'expected', 'Reading', 'trained_folder', 'grown', 'said']
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-eyes
 class Eyes:
@@ -379,6 +379,34 @@ class Reading:
         "Pieces as a text."
         text = self.cutter.decode(numbers)
         return Candidate(text, round(expected(score, self.card.get("sure", [])), 4), spoken_seconds(text, self.card.get("to", "kk")))
+
+# %% ../nbs/21e_translator_e5.ipynb #translator-e5-grown
+def trained_folder(
+    name: str | Path,  # of a translator in the cache of models, shipped, or a folder
+) -> str | Path:
+    "Where a translator lies that an experiment has left."
+    place = settings().cache / "models" / str(name)
+    return place if str(name) and place.is_dir() else name
+
+
+@torch.no_grad()
+def grown(
+    reading: Reading,  # trained
+    depths: Sequence[int],  # layers that are read from now on; those that it read, and others
+) -> Mouth:
+    "A trained network that goes on to learn, and reads more layers than before; of a new one it takes little at first."
+    own, shape = list(reading.eyes.depths), reading.net.config
+    if lost := [depth for depth in own if depth not in depths]:
+        raise InputError(f"depths {list(depths)}", f"leave out {lost}, which it reads", "name them too")
+    net = new_mouth(shape.pad_token_id, (len(depths), shape.eyes[1]), shape.d_model, shape.decoder_layers)
+    known = {name: weights for name, weights in reading.net.state_dict().items() if not name.startswith(("shares", "norms"))}
+    net.load_state_dict(known, strict=False)
+    for place, depth in enumerate(depths):
+        old = own.index(depth) if depth in own else None
+        net.shares[place] = reading.net.shares.min() - 1 if old is None else reading.net.shares[old]
+        net.norms[place].load_state_dict(reading.net.norms[old or 0].state_dict())
+    net.tie_weights()
+    return net
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-said
 @torch.inference_mode()

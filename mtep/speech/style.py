@@ -24,8 +24,8 @@ from ..weights import assets_folder
 __all__ = ['FRAME', 'LOWEST', 'HIGHEST', 'SHORTEST', 'BOUNDS', 'SCALES', 'Parts', 'world', 'as_sound', 'take_apart',
            'put_together', 'Style', 'semitones', 'frame_levels', 'spoken_frames', 'syllables', 'style_of', 'level_of',
            'Change', 'change_between', 'of_strength', 'within_bounds', 'stretched', 'moved_melody', 'coloured',
-           'melody_shape', 'Carried', 'target_of', 'carry', 'misses', 'style_table', 'profile_of', 'read_profile',
-           'change_like', 'carry_like', 'plot_styles']
+           'melody_shape', 'Carried', 'target_of', 'carry', 'corrected', 'misses', 'style_table', 'profile_of',
+           'read_profile', 'change_like', 'carry_like', 'plot_styles']
 
 # %% ../../nbs/23_style.ipynb #style-parts
 FRAME = 0.005  # seconds
@@ -321,12 +321,23 @@ def carry(
     "Bring a recording to another style, measure it, and correct what missed."
     change, notes = within_bounds(of_strength(change, strength))
     parts = take_apart(given)
-    own = style_of(parts)
-    wanted, clocked = target_of(own, change), stretched(parts, change.pace, change.pauses)
+    return corrected(stretched(parts, change.pace, change.pauses), target_of(style_of(parts), change), change, notes, shape, share, rounds)
+
+
+def corrected(
+    parts: Parts,  # on the clock that is wanted
+    wanted: Style,  # what shall be measured in the end
+    change: Change,  # the first try
+    notes: Sequence[str] = (),  # sentences a reader must know
+    shape: np.ndarray | None = None,  # of another melody
+    share: float = 0.0,  # of that shape
+    rounds: int = 4,  # corrections, at most
+) -> Carried:
+    "Change, measure, and try again with what missed; the best try is kept."
     up, wider, gain, tilt = change.f0, change.range, change.level, change.alpha / 2.5
     best = None
     for number in range(rounds + 1):
-        tinted = coloured(replace(clocked, f0=moved_melody(clocked.f0, up, wider, shape, share)), tilt, change.formants)
+        tinted = coloured(replace(parts, f0=moved_melody(parts.f0, up, wider, shape, share)), tilt, change.formants)
         sound = put_together(tinted)
         sound = sound._replace(samples=louder(sound.samples, 10 ** (gain / 20)))
         got = style_of(take_apart(sound))
