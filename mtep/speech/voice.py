@@ -42,9 +42,9 @@ from ..weights import assets_folder, resolve, seal
 # %% auto #0
 __all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'Colour', 'band_filters',
            'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table', 'read_acting', 'register_of', 'farther',
-           'act', 'Voice', 'voice_of', 'warp_of', 'convert', 'praat_melody', 'overlap_added', 'tilted', 'carry_quick',
-           'Likeness', 'heard_states', 'loaded_encoder', 'fit_likeness', 'equal_error_rate', 'save_likeness',
-           'load_likeness', 'plot_colours']
+           'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert', 'praat_melody', 'overlap_added', 'tilted',
+           'carry_quick', 'Likeness', 'heard_states', 'loaded_encoder', 'fit_likeness', 'equal_error_rate',
+           'save_likeness', 'load_likeness', 'plot_colours']
 
 # %% ../../nbs/23b_voice.ipynb #voice-colour
 BANDS, LOW, HIGH, DEEP = 40, 60.0, 7800.0, -70.0  # bands, from and to in Hz, and the level that counts as silence in dB
@@ -192,6 +192,14 @@ def act(
 
 LOUDEST = -18.0  # dB of speech in the loudest of all emotions, so that none is cut off at the top
 SHARE = 0.7  # of the way from soft to loud: no microphone is as near to one who shouts
+
+
+def roomy(
+    profile: dict[str, Change],  # emotion to change, from read_profile
+) -> dict[str, Change]:
+    "The same with room at the top: whatever is not the loudest becomes softer instead."
+    most = max(change.level for change in profile.values())
+    return {name: change._replace(level=SHARE * (change.level - most)) for name, change in profile.items()}
 
 # %% ../../nbs/23b_voice.ipynb #voice-reference
 class Voice(NamedTuple):
@@ -350,7 +358,8 @@ def heard_states(
     clips = [as_sound(one) for one in sounds]
     at_16 = [chapter.trim_silence(resample(clip.samples, clip.rate, 16_000)) for clip in clips]
     net = loaded_encoder(encoder)
-    return np.concatenate([chapter.pooled(net, [chapter.windows(clip, net.longest)], list(layers)).reshape(1, -1) for clip in at_16])
+    ready = [[net.prepare(piece) for piece in chapter.windows(clip)] for clip in at_16]
+    return np.stack([states.reshape(-1) for states in chapter.pooled(net, ready, list(layers))])
 
 
 @lru_cache(maxsize=1)
