@@ -5,17 +5,17 @@
 # %% ../../nbs/23b_voice.ipynb #voice-imports
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core import InputError, choose, load_package, progress, storage_errors, whole_folder, write_json, write_text
+from ..core import InputError, PackageError, choose, file_digest, load_package, storage_errors
 from ..media import Sound, resample
 from mtep.speech.style import (
     BOUNDS,
@@ -26,9 +26,7 @@ from mtep.speech.style import (
     as_sound,
     coloured,
     corrected,
-    level_of,
     of_strength,
-    put_together,
     spoken_frames,
     stretched,
     style_of,
@@ -37,14 +35,14 @@ from mtep.speech.style import (
     within_bounds,
 )
 from .synthesis import louder
-from ..weights import assets_folder, resolve, seal
+from ..weights import assets_folder
 
 # %% auto #0
-__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'Colour', 'band_filters',
-           'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table', 'read_acting', 'register_of', 'farther',
-           'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert', 'praat_melody', 'overlap_added', 'tilted',
-           'carry_quick', 'Likeness', 'heard_states', 'loaded_encoder', 'fit_likeness', 'equal_error_rate',
-           'save_likeness', 'load_likeness', 'plot_colours']
+__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'PIECE', 'STEP', 'WEIGHTS',
+           'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table', 'read_acting',
+           'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert', 'praat_melody',
+           'overlap_added', 'tilted', 'carry_quick', 'print_weights', 'Prints', 'spoken_spectra', 'equal_error_rate',
+           'tiny_prints', 'plot_colours']
 
 # %% ../../nbs/23b_voice.ipynb #voice-colour
 BANDS, LOW, HIGH, DEEP = 40, 60.0, 7800.0, -70.0  # bands, from and to in Hz, and the level that counts as silence in dB
@@ -323,74 +321,74 @@ def carry_quick(
     loud = samples * power(sound.samples) / max(power(samples), 1e-9)
     return Sound(louder(loud.astype(np.float32), 10 ** (change.level / 20)), sound.rate)
 
-# %% ../../nbs/23b_voice.ipynb #voice-likeness
-@dataclass(frozen=True, eq=False)
-class Likeness:
-    "What turns pooled states of an encoder into a direction for each speaker."
+# %% ../../nbs/23b_voice.ipynb #voice-print
+PIECE, STEP = 160, 40  # frames of ten milliseconds that a print is taken of, and from one to the next
 
-    centre: np.ndarray  # (d,)
-    turn: np.ndarray  # (d, directions)
-    card: dict[str, Any]  # encoder, layers, what it learned from
 
-    def directions(
+WEIGHTS = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"  # SHA-256 of what Resemblyzer 0.1.4 carries
+
+
+def print_weights() -> Path:
+    "The file of weights inside the installed wheel of Resemblyzer, none of whose code is run. Raises PackageError where it is not installed."
+    found = find_spec("resemblyzer")
+    place = Path(found.origin).parent / "pretrained.pt" if found and found.origin else None
+    if place is None or not place.is_file():
+        raise PackageError("the network of voices", "comes with Resemblyzer, which is not installed", "run: pip install --no-deps Resemblyzer==0.1.4")
+    if file_digest(place) != WEIGHTS:
+        raise PackageError(place, "is not the file that Resemblyzer 0.1.4 carries", "run: pip install --no-deps --force-reinstall Resemblyzer==0.1.4")
+    return place
+
+
+class Prints:
+    "A network that turns recordings into directions, one for each voice."
+
+    def __init__(
         self,
-        states: np.ndarray,  # pooled, (n, d)
-    ) -> np.ndarray:  # of length one, (n, directions)
-        "Where recordings lie."
-        turned = (np.asarray(states, float) - self.centre) @ self.turn
-        return turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-9)
+        path: str | Path | None = None,  # of such weights; those in Resemblyzer's wheel if not given
+    ):
+        torch, place = load_package("torch"), Path(path) if path else print_weights()
+        self.memory, self.last = torch.nn.LSTM(40, 256, 3, batch_first=True), torch.nn.Linear(256, 256)
+        try:
+            weights = torch.load(place, map_location="cpu", weights_only=True)["model_state"]
+            for part, module in (("lstm.", self.memory), ("linear.", self.last)):
+                module.load_state_dict({key[len(part) :]: value for key, value in weights.items() if key.startswith(part)})
+                module.eval()
+        except Exception as error:  # what a broken file raises depends on where it is broken
+            raise InputError(place, f"holds no network of voices ({' '.join(str(error).split())[:120]})", "name Resemblyzer's pretrained.pt") from error
 
     def of(
         self,
-        sounds: Sequence[str | Path | Sound],  # recordings
-    ) -> np.ndarray:  # (n, directions)
-        "Where recordings lie, with the encoder that it learned with."
-        return self.directions(heard_states(sounds, self.card["encoder"], self.card["layers"]))
+        sounds: Sequence[str | Path | Sound],  # recordings of one voice each
+    ) -> np.ndarray:  # of length one, (n, 256)
+        "The prints of some recordings."
+        return np.stack([self.one(spoken_spectra(sound)) for sound in sounds])
+
+    def one(
+        self,
+        spectra: np.ndarray,  # from spoken_spectra, (T, 40)
+    ) -> np.ndarray:  # of length one, (256,)
+        "The print of a recording, the mean over its pieces."
+        torch = load_package("torch")
+        filled = np.pad(spectra, ((0, max(0, PIECE - len(spectra))), (0, 0)))
+        pieces = np.stack([filled[start : start + PIECE] for start in range(0, len(filled) - PIECE + 1, STEP)])
+        with torch.inference_mode():
+            _, (state, _) = self.memory(torch.from_numpy(pieces))
+            several = torch.nn.functional.normalize(torch.relu(self.last(state[-1])), dim=1)
+            return torch.nn.functional.normalize(several.mean(0), dim=0).numpy()
 
 
-def heard_states(
-    sounds: Sequence[str | Path | Sound],  # recordings
-    encoder: str,  # its name
-    layers: Sequence[int],  # hidden states
-) -> np.ndarray:  # mean and deviation over time, (n, d)
-    "Pooled states of some sounds."
-    chapter = load_package("mtep.encoders")
-    clips = [as_sound(one) for one in sounds]
-    at_16 = [chapter.trim_silence(resample(clip.samples, clip.rate, 16_000)) for clip in clips]
-    net = loaded_encoder(encoder)
-    ready = [[net.prepare(piece) for piece in chapter.windows(clip)] for clip in at_16]
-    return np.stack([states.reshape(-1) for states in chapter.pooled(net, ready, list(layers))])
+def spoken_spectra(
+    given: str | Path | Sound,  # a recording
+) -> np.ndarray:  # mel energies, float32, (T, 40)
+    "Spectra as the network was taught with: 16 kHz, no silence at the ends, not softer than -30 dB."
+    sound = as_sound(given)
+    samples = load_package("mtep.encoders").trim_silence(resample(sound.samples, sound.rate, 16_000))
+    samples = samples * max(1.0, 10 ** (-30 / 20) / max(float(np.sqrt(np.mean(samples**2))), 1e-9))
+    return load_package("librosa").feature.melspectrogram(y=samples, sr=16_000, n_fft=400, hop_length=160, n_mels=40).T.astype(np.float32)
 
-
-@lru_cache(maxsize=1)
-def loaded_encoder(
-    name: str,  # of an encoder
-) -> Any:  # mtep.encoders.Encoder
-    "An encoder, loaded once."
-    return load_package("mtep.encoders").load_encoder(name)
-
-# %% ../../nbs/23b_voice.ipynb #voice-fit-likeness
-def fit_likeness(
-    states: np.ndarray,  # pooled, (n, d)
-    speakers: Sequence[str],  # who speaks
-    card: dict[str, Any],  # encoder, layers, what it learned from
-    components: int = 150,  # directions that are kept before the discriminant
-) -> Likeness:
-    "Learn what tells speakers apart."
-    states, speakers = np.asarray(states, float), np.asarray(speakers)
-    if len(set(speakers)) < 3:
-        raise InputError(f"{len(set(speakers))} speakers", "are too few to learn what tells people apart", "give at least three")
-    centre, spread = states.mean(0), states.std(0) + 1e-6
-    known = load_package("sklearn.decomposition").PCA(min(components, len(states) - 1), whiten=True, random_state=0).fit((states - centre) / spread)
-    lda = load_package("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1)
-    lda.fit(known.transform((states - centre) / spread), speakers)
-    white = known.components_.T / np.sqrt(known.explained_variance_)
-    turn = (white @ lda.scalings_[:, : len(set(speakers)) - 1]) / spread[:, None]
-    return Likeness(centre.astype(np.float32), turn.astype(np.float32), dict(card))
-
-
+# %% ../../nbs/23b_voice.ipynb #voice-error-rate
 def equal_error_rate(
-    directions: np.ndarray,  # of length one, (n, k)
+    prints: np.ndarray,  # of length one, (n, k)
     speakers: Sequence[str],  # who speaks
 ) -> float:
     "Share of wrong answers about pairs where as many of one kind are wrong as of the other."
@@ -399,39 +397,23 @@ def equal_error_rate(
     same = speakers[first] == speakers[second]
     if same.all() or not same.any():
         raise InputError("the recordings", "are all of one speaker, or no two are of the same", "give several of several")
-    wrong, right, _ = load_package("sklearn.metrics").roc_curve(same, (directions[first] * directions[second]).sum(1))
+    wrong, right, _ = load_package("sklearn.metrics").roc_curve(same, (prints[first] * prints[second]).sum(1))
     nearest = int(np.argmin(np.abs(wrong - (1 - right))))
     return float((wrong[nearest] + 1 - right[nearest]) / 2)
 
 
-def save_likeness(
-    likeness: Likeness,  # learned
-    folder: str | Path,  # where to; replaced if it exists
-    about: str = "",  # the model card, in Markdown
+def tiny_prints(
+    path: str | Path,  # file to write
+    seed: int = 0,  # of the RANDOM weights
 ) -> Path:
-    "Write it with a card, half as precise as it was reckoned."
-    tensors = load_package("safetensors.numpy")
-    with whole_folder(folder) as draft:
-        tensors.save_file({"centre": likeness.centre.astype(np.float16), "turn": likeness.turn.astype(np.float16)}, draft / "likeness.safetensors")
-        write_json(draft / "config.json", {"type": "mtep.speech.voice", "card": likeness.card})
-        write_text(draft / "README.md", about or "# What tells voices apart\n")
-        seal(draft)
-    return Path(folder)
-
-
-def load_likeness(
-    name: str | Path = "speaker-whisper-base",  # shipped, or a folder written by save_likeness
-) -> Likeness:
-    "What tells voices apart."
-    folder, tensors = resolve(name), load_package("safetensors.numpy")
-    try:
-        card = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kept = tensors.load_file(folder / "likeness.safetensors")
-        if card["type"] != "mtep.speech.voice":
-            raise ValueError("it is of another kind")
-        return Likeness(kept["centre"].astype(np.float32), kept["turn"].astype(np.float32), card["card"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"folder {folder}", f"holds no measure of voices ({error})", "name one written by save_likeness") from error
+    "A network of the same shape with RANDOM weights, for lessons and tests."
+    torch = load_package("torch")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = {"lstm.": torch.nn.LSTM(40, 256, 3, batch_first=True), "linear.": torch.nn.Linear(256, 256)}
+    weights = {part + key: value for part, module in parts.items() for key, value in module.state_dict().items()}
+    torch.save({"model_state": weights}, path)
+    return Path(path)
 
 # %% ../../nbs/23b_voice.ipynb #voice-plot
 def plot_colours(
