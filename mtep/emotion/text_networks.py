@@ -59,10 +59,10 @@ __all__ = ['FAMILIES', 'SMALL', 'VOCABULARIES', 'HEADS', 'POOLINGS', 'CHANGES', 
            'learned_pieces', 'tiny_tokenizer', 'tiny_text_checkpoint', 'read_tokenizer', 'pieces_of', 'piece_table',
            'two_sided', 'NormHead', 'TextNet', 'read_body', 'open_checkpoint', 'most_pieces', 'check_texts',
            'targets_of', 'as_targets', 'Read', 'read_texts', 'side_by_side', 'text_batches', 'hasty', 'thinned',
-           'near_words', 'swapped', 'changer', 'back_translated', 'layer_names', 'head_names', 'text_plan',
-           'label_scores', 'judge_texts', 'cut_windows', 'one_for_each', 'score_windows', 'mean_by_text', 'TextNetwork',
-           'calibrated', 'answers', 'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune', 'begun_as',
-           'weighing', 'settled', 'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out',
+           'near_words', 'swapped', 'changer', 'back_translated', 'there_and_back', 'layer_names', 'head_names',
+           'text_plan', 'label_scores', 'judge_texts', 'cut_windows', 'one_for_each', 'score_windows', 'mean_by_text',
+           'TextNetwork', 'calibrated', 'answers', 'predict_texts', 'drawn', 'part_rows', 'tuning_rows', 'fine_tune',
+           'begun_as', 'weighing', 'settled', 'best_threshold', 'tuning_card', 'log_odds', 'word_spans', 'leave_out',
            'by_gradients', 'explain_text', 'save_text_network', 'weight_marks', 'load_text_network',
            'read_network_config', 'text_network_card', 'judge_part', 'yes_and_no', 'text_metrics']
 
@@ -520,6 +520,20 @@ def back_translated(
             if other.strip() and not same and len(other) <= 3 * len(text) + 20:
                 found[text] = other
     return found
+
+# %% ../../nbs/19_text_networks.ipynb #networks-there-and-back
+def there_and_back(
+    names: str,  # of two translators of our own, such as translator-kk>translator-en
+    language: str = "en",  # of the texts
+) -> Callable[[list[str]], list[str]]:  # for back_translated
+    "Through another language and back, by translators that read with e5; see mtep.translator_e5."
+    chapter, known = load_package("mtep.translator_e5"), [name.strip() for name in names.split(">")]
+    if len(known) != 2 or not all(known):
+        raise InputError(f"translators {names!r}", "are not two with an arrow between", "write such as translator-kk>translator-en")
+    there, home = (chapter.Reading(chapter.trained_folder(name)) for name in known)
+    abroad = there.card.get("to", "kk")
+    best = lambda reader, texts, own, to: [each[0].text for each in reader.candidates(texts, own, to)]
+    return lambda texts: best(home, best(there, texts, language, abroad), abroad, language)
 
 # %% ../../nbs/19_text_networks.ipynb #networks-plan
 def layer_names(
