@@ -20,10 +20,11 @@ from .core import InputError, choose, load_package, write_text
 # %% auto #0
 __all__ = ['Spoken', 'SpokenLanguage', 'TranscriptForm', 'Recogniser', 'Mend', 'TranscriptOut', 'SUBTITLES', 'Texts',
            'ToLanguage', 'FromLanguage', 'Script', 'TranslationModel', 'CandidateCount', 'LanguageOut',
-           'SpeechLanguage', 'VoiceName', 'MannerName', 'Strength', 'SpeechModel', 'SpeechSeed', 'SpeechOut',
-           'SpeechRate', 'Like', 'Usual', 'StyleEmotion', 'Melody', 'Formants', 'Steps', 'StyleOut', 'transcribe',
-           'tell_transcript', 'lines_of', 'translate', 'plain_translation', 'tell_translations',
-           'translated_transcript', 'speak', 'tell_spoken', 'style', 'asked_change', 'tell_carried']
+           'SpeechLanguage', 'VoiceName', 'MannerName', 'Strength', 'SpeechWay', 'SpeechModel', 'SpeechSeed',
+           'SpeechOut', 'SpeechRate', 'Like', 'Usual', 'StyleEmotion', 'Melody', 'OtherVoice', 'Formants', 'Steps',
+           'StyleOut', 'QualityFiles', 'Against', 'transcribe', 'tell_transcript', 'lines_of', 'translate',
+           'plain_translation', 'tell_translations', 'translated_transcript', 'speak', 'tell_spoken', 'style',
+           'asked_change', 'tell_carried', 'quality']
 
 # %% ../nbs/33b_cli_language.ipynb #language-transcribe
 Spoken = Annotated[list[str], typer.Argument(metavar="FILE|FOLDER…", help="Recordings, films, folders of them, or transcripts.")]
@@ -210,6 +211,7 @@ SpeechLanguage = Annotated[str | None, typer.Option("--lang", "-l", metavar="COD
 VoiceName = Annotated[str, typer.Option("--voice", metavar="NAME", help="m1 to m8, f1 to f5 or another of espeak-ng's; `list` shows them.")]
 MannerName = Annotated[str, typer.Option("--emotion", "-e", metavar="NAME", help="neutral, calm, happy, sad, angry, fearful, disgust, surprised.")]
 Strength = Annotated[float, typer.Option("--strength", metavar="SHARE", help="Of the emotion, 0 to 1.")]
+SpeechWay = Annotated[str, typer.Option("--way", metavar="NAME", help="Who shapes the emotion: manners (espeak-ng itself), quick, profile or acted.")]
 SpeechModel = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="espeak, or a VITS checkpoint: owner/model of the hub, or a folder.")]
 SpeechSeed = Annotated[int, typer.Option("--seed", metavar="N", help="Of what is random in a voice.")]
 SpeechOut = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")]
@@ -221,6 +223,7 @@ SpeechRate = Annotated[int | None, typer.Option("--samplerate", metavar="HZ", he
     "mtep speak film.kk.srt -o film.kk.wav                       every line at its time",
     'mtep speak "Сәлем!" --model facebook/mms-tts-kaz -o a.wav      a voice of the hub',
     "mtep speak --voice list                                      which voices there are",
+    'mtep speak "Неге келмедің?" --lang kk --emotion sad --way acted -o a.wav   as actors do it; takes longer',
 ))  # fmt: skip
 def speak(
     given: Annotated[list[str] | None, typer.Argument(metavar="TEXT|FILE…", help="Words, a text file, subtitles, or - for a pipe.")] = None,
@@ -228,6 +231,7 @@ def speak(
     voice: VoiceName = "",  # empty is the language's own
     emotion: MannerName = "neutral",  # how it is said
     strength: Strength = 1.0,  # of the emotion
+    way: SpeechWay = "manners",  # how the emotion comes about
     model: SpeechModel = "espeak",  # who speaks
     seed: SpeechSeed = 0,  # of what is random
     output: SpeechOut = Path("speech.wav"),  # where it goes
@@ -242,6 +246,9 @@ def speak(
         return
     lines, transcript = lines_of(given or [])
     synthesiser = chapter.Synthesiser.load(model, device)
+    if way != "manners":
+        actor = load_package("mtep.speech.voice").Actor(emotion, strength, way, synthesiser.engine)
+        synthesiser, emotion, strength = chapter.Synthesiser(actor), "neutral", 1.0
     how = dict(language=language, voice=voice, emotion=emotion, strength=strength, seed=seed)
     if transcript is not None:
         said = chapter.speak_transcript(synthesiser, transcript, **how)
@@ -272,6 +279,7 @@ Like = Annotated[Path | None, typer.Option("--like", metavar="FILE", help="Recor
 Usual = Annotated[Path | None, typer.Option("--neutral", metavar="FILE", help="The same speaker's neutral: what is carried is then relative to it.")]
 StyleEmotion = Annotated[str, typer.Option("--emotion", "-e", metavar="NAME", help="In place of --like: the profile of an emotion.")]
 Melody = Annotated[float, typer.Option("--melody", metavar="SHARE", help="Of the other recording's melody in the outcome's, 0 to 1.")]
+OtherVoice = Annotated[Path | None, typer.Option("--voice", metavar="FILE", help="Recording in whose voice it should be said.")]
 Formants = Annotated[float, typer.Option("--formants", metavar="TIMES", help="Peaks of the spectrum times as high: above 1 a shorter throat.")]
 Steps = Annotated[float, typer.Option("--pitch", metavar="SEMITONES", help="Higher, beside what is carried.")]
 StyleOut = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Sound file to write.")]
@@ -282,6 +290,7 @@ StyleOut = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Sou
     "mtep style dub.wav --like angry.wav --neutral usual.wav -o out.wav    relative to the speaker's neutral",
     "mtep style dub.wav --emotion sad --strength 0.7 -o out.wav           as actors do it",
     "mtep style dub.wav --pitch 4 --formants 1.15 -o out.wav              another voice",
+    "mtep style dub.wav --voice actor.wav -o out.wav                   in the other's voice",
 ))  # fmt: skip
 def style(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Recording of one voice.")],  # to change
@@ -292,11 +301,18 @@ def style(
     melody: Melody = 0.0,  # of the other's
     pitch: Steps = 0.0,  # semitones
     formants: Formants = 1.0,  # times
+    voice: OtherVoice = None,  # whose it shall be
     output: StyleOut = Path("styled.wav"),  # where it goes
     as_json: JsonFlag = False,  # for a program
 ) -> None:
     "Say a recording like another, or in the way of an emotion."
     chapter = load_package("mtep.speech.style")
+    if voice is not None:
+        if like is not None or emotion or melody or pitch or formants != 1:
+            raise InputError("--voice", "does not go with a style in the same call", "convert first, then carry the style")
+        done = load_package("mtep.speech.voice").convert(file, voice, strength)
+        tell_carried(done, load_package("mtep.media").write_sound(output, done.sound), as_json)
+        return
     change = asked_change(chapter, file, like, neutral, emotion, strength)
     change = change._replace(f0=change.f0 + pitch, formants=formants)
     if not 0 <= melody <= 1 or melody and like is None:
@@ -334,3 +350,26 @@ def tell_carried(
     rows = [dict(number=name, asked=round(getattr(done.wanted, name), 2), measured=round(getattr(done.got, name), 2)) for name in
             ("f0", "range", "level", "pace", "pauses", "alpha", "seconds")]  # fmt: skip
     emit(dict(file=str(path), rounds=done.rounds, notes=list(done.notes), style=rows), text_table(rows), as_json)
+
+# %% ../nbs/33b_cli_language.ipynb #language-quality
+QualityFiles = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Sound files.")]
+Against = Annotated[Path | None, typer.Option("--against", metavar="FILE", help="Another recording of the same words.")]
+
+
+@app.command(epilog=examples(
+    "mtep quality dub.wav                        loudness and faults",
+    "mtep quality dub.wav --against plain.wav    and how far from another recording",
+))  # fmt: skip
+def quality(
+    files: QualityFiles,  # to measure
+    against: Against = None,  # the same words
+    as_json: JsonFlag = False,  # for a program
+) -> None:
+    "Loudness, faults and distances of speech."
+    chapter = load_package("mtep.speech.quality")
+    rows = []
+    for file in files:
+        row = dict(file=str(file), lufs=chapter.loudness(file), **chapter.faults(file)._asdict())
+        row |= chapter.compare(against, file)._asdict() if against else {}
+        rows.append({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()})
+    emit(dict(files=rows), text_table(rows), as_json)

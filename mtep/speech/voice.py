@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError, PackageError, choose, file_digest, load_package, storage_errors
-from ..media import Sound, resample
+from ..media import Sound, Word, resample
 from mtep.speech.style import (
     BOUNDS,
     Carried,
@@ -24,9 +24,11 @@ from mtep.speech.style import (
     Parts,
     Style,
     as_sound,
+    carry,
     coloured,
     corrected,
     of_strength,
+    read_profile,
     spoken_frames,
     stretched,
     style_of,
@@ -34,15 +36,15 @@ from mtep.speech.style import (
     target_of,
     within_bounds,
 )
-from .synthesis import louder
+from .synthesis import Espeak, Manner, Spoken, louder
 from ..weights import assets_folder
 
 # %% auto #0
-__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'PIECE', 'STEP', 'WEIGHTS',
-           'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table', 'read_acting',
-           'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert', 'praat_melody',
-           'overlap_added', 'tilted', 'carry_quick', 'print_weights', 'Prints', 'spoken_spectra', 'equal_error_rate',
-           'tiny_prints', 'plot_colours']
+__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'ROUTES', 'PIECE', 'STEP',
+           'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table',
+           'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert',
+           'praat_melody', 'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights',
+           'Prints', 'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
 
 # %% ../../nbs/23b_voice.ipynb #voice-colour
 BANDS, LOW, HIGH, DEEP = 40, 60.0, 7800.0, -70.0  # bands, from and to in Hz, and the level that counts as silence in dB
@@ -320,6 +322,54 @@ def carry_quick(
     power = lambda values: np.sqrt(np.mean(np.square(values)))
     loud = samples * power(sound.samples) / max(power(samples), 1e-9)
     return Sound(louder(loud.astype(np.float32), 10 ** (change.level / 20)), sound.rate)
+
+# %% ../../nbs/23b_voice.ipynb #voice-actor
+ROUTES = ("acted", "profile", "quick")  # colour and numbers; numbers alone; numbers by overlap-add
+
+
+class Actor:
+    "An engine of mtep.speech.synthesis that says everything in one emotion."
+
+    def __init__(
+        self,
+        emotion: str,  # one of the profile's
+        strength: float = 1.0,  # of it, 0 to 1
+        route: str = "acted",  # one of ROUTES
+        engine: Any = None,  # who speaks; espeak-ng if not given
+    ):
+        profile = roomy(read_profile())
+        change = of_strength(profile[choose(emotion, sorted(profile), "emotion")], strength)
+        ways = {"acted": lambda sound: act(sound, emotion, strength).sound, "profile": lambda sound: carry(sound, change).sound,
+                "quick": lambda sound: carry_quick(sound, change)}  # fmt: skip
+        self.change = ways[choose(route, ROUTES, "way")]
+        self.engine = engine or Espeak()
+        self.name, self.rate, self.licence = self.engine.name, self.engine.rate, self.engine.licence
+
+    def say(
+        self,
+        text: str,  # ready, a sentence
+        language: str,  # of it
+        voice: str = "",  # of the engine
+        manner: Manner = Manner(),  # of which the rate is taken
+        seed: int = 0,  # of what is random in the engine
+    ) -> Spoken:
+        "One sentence, acted; its words keep their places in it."
+        said = self.engine.say(text, language, voice, Manner(rate=manner.rate), seed)
+        try:
+            made = self.change(said.sound)
+        except InputError as error:
+            return replace(said, notes=(*said.notes, f"{text[:40]!r} was left as it was said: {error.reason}."))
+        longer = len(made.samples) / max(len(said.samples), 1)
+        words = tuple(replace_times(word, longer) for word in said.words)
+        return replace(said, samples=np.asarray(made.samples, np.float32), rate=made.rate, words=words)
+
+
+def replace_times(
+    word: Word,  # of speech
+    longer: float,  # times
+) -> Word:
+    "A word's place in speech that was stretched evenly."
+    return word._replace(start=word.start * longer, end=word.end * longer)
 
 # %% ../../nbs/23b_voice.ipynb #voice-print
 PIECE, STEP = 160, 40  # frames of ten milliseconds that a print is taken of, and from one to the next
