@@ -116,7 +116,7 @@ def aligned(
     _, path = load_package("librosa").sequence.dtw(first.T, second.T, metric="euclidean")
     return path[::-1]
 
-
+# %% ../../nbs/23c_quality.ipynb #quality-laid-beside
 def compare(
     first: str | Path | Sound,  # the one that is compared with
     second: str | Path | Sound,  # the same words

@@ -323,7 +323,7 @@ def carry(
     parts = take_apart(given)
     return corrected(stretched(parts, change.pace, change.pauses), target_of(style_of(parts), change), change, notes, shape, share, rounds)
 
-
+# %% ../../nbs/23_style.ipynb #style-corrected
 def corrected(
     parts: Parts,  # on the clock that is wanted
     wanted: Style,  # what shall be measured in the end

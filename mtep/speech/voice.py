@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import uniform_filter1d
 
 from ..core import InputError, PackageError, choose, file_digest, load_package, storage_errors
 from ..media import Sound, Word, resample
 from mtep.speech.style import (
     BOUNDS,
+    FRAME,
     Carried,
     Change,
     Parts,
@@ -27,6 +29,7 @@ from mtep.speech.style import (
     carry,
     coloured,
     corrected,
+    level_of,
     of_strength,
     read_profile,
     spoken_frames,
@@ -40,11 +43,12 @@ from .synthesis import Espeak, Manner, Spoken, louder
 from ..weights import assets_folder
 
 # %% auto #0
-__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'ROUTES', 'PIECE', 'STEP',
-           'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting', 'acting_table',
-           'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of', 'convert',
-           'praat_melody', 'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights',
-           'Prints', 'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
+__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'LAYER', 'ROUTES', 'PIECE',
+           'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting',
+           'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of',
+           'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours', 'praat_melody',
+           'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights', 'Prints',
+           'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
 
 # %% ../../nbs/23b_voice.ipynb #voice-colour
 BANDS, LOW, HIGH, DEEP = 40, 60.0, 7800.0, -70.0  # bands, from and to in Hz, and the level that counts as silence in dB
@@ -254,6 +258,82 @@ def convert(
     wanted = target_of(own, change)._replace(alpha=style_of(parts).alpha)
     return corrected(parts, wanted, change._replace(formants=1.0), notes, rounds=rounds)
 
+# %% ../../nbs/23b_voice.ipynb #voice-neighbours
+LAYER = 3  # of Whisper base, whose states are compared
+
+
+class Known(NamedTuple):
+    "Frames of a person's speech."
+
+    states: np.ndarray  # of the encoder, of length one, (n, d)
+    spectrum: np.ndarray  # power against the level of speech, (n, bins)
+    noise: np.ndarray  # share of noise, (n, bins)
+    voiced: np.ndarray  # (n,)
+
+
+def frame_states(
+    sound: Sound,  # mono
+    frames: int,  # of FRAME each
+    encoder: Any,  # mtep.encoders.Encoder
+    layer: int = LAYER,  # whose states
+) -> np.ndarray:  # of length one, (frames, d)
+    "The encoder's state at each frame of a vocoder."
+    torch = load_package("torch")
+    with torch.inference_mode():
+        states, _ = encoder.hidden([encoder.prepare(resample(sound.samples, sound.rate, encoder.rate))], layer)
+        found = torch.nn.functional.normalize(states[layer][0].float(), dim=1).numpy()
+    return found[np.minimum((np.arange(frames) * FRAME / encoder.hop).astype(int), len(found) - 1)]
+
+
+def frames_of(
+    given: Sequence[str | Path | Sound],  # recordings of one person
+    encoder: Any,  # mtep.encoders.Encoder
+    rate: int,  # samples a second of what will be converted
+) -> Known:
+    "All frames in which a person speaks."
+    found = []
+    for one in given:
+        sound = as_sound(one)
+        sound = Sound(resample(sound.samples, sound.rate, rate), rate)
+        parts = take_apart(sound)
+        speech = spoken_frames(parts)
+        states = frame_states(sound, len(parts.f0), encoder)
+        found.append(Known(states[speech], parts.spectrum[speech] / 10 ** (level_of(parts) / 10), parts.noise[speech], parts.f0[speech] > 0))
+    return Known(*(np.concatenate(column) for column in zip(*found)))
+
+# %% ../../nbs/23b_voice.ipynb #voice-neighbour-frames
+def said_by(
+    parts: Parts,  # of an utterance
+    states: np.ndarray,  # of its frames, from frame_states
+    known: Known,  # frames of another person
+    smooth: int = 3,  # frames over which neighbours are averaged
+) -> Parts:
+    "An utterance with another's spectra, its own loudness and melody."
+    alike = states @ known.states.T - 0.3 * ((parts.f0 > 0)[:, None] != known.voiced[None])
+    nearest, speech = alike.argmax(axis=1), spoken_frames(parts)[:, None]
+    even = lambda rows: uniform_filter1d(rows, smooth, axis=0)
+    theirs = even(np.log(known.spectrum[nearest] + 1e-12))
+    loud = parts.spectrum.mean(axis=1, keepdims=True)
+    spectrum = np.exp(theirs) / np.exp(theirs).mean(axis=1, keepdims=True) * loud
+    return replace(parts, spectrum=np.where(speech, spectrum, parts.spectrum), noise=np.where(speech, even(known.noise[nearest]), parts.noise))
+
+
+def convert_by_neighbours(
+    given: str | Path | Sound,  # an utterance
+    references: Sequence[str | Path | Sound],  # recordings of another person
+    encoder: Any = None,  # mtep.encoders.Encoder; Whisper base if not given
+    rounds: int = 3,  # corrections, at most
+) -> Carried:
+    "Say an utterance with frames of another's speech."
+    references = list(references) if isinstance(references, (list, tuple)) and not isinstance(references, Sound) else [references]
+    sound, voice, net = as_sound(given), voice_of(references), encoder or load_package("mtep.encoders").load_encoder("whisper-base")
+    parts = take_apart(sound)
+    own = style_of(parts)
+    change, notes = within_bounds(Change(f0=voice.f0 - own.f0, range=max(voice.range, 0.3) / max(own.range, 0.3)))
+    known = frames_of(references, net, sound.rate)
+    parts = recoloured(said_by(parts, frame_states(sound, len(parts.f0), net), known), voice.colour)
+    return corrected(parts, target_of(own, change)._replace(alpha=style_of(parts).alpha), change, notes, rounds=rounds)
+
 # %% ../../nbs/23b_voice.ipynb #voice-quick
 def praat_melody(
     tool: Any,  # parselmouth
@@ -388,7 +468,7 @@ def print_weights() -> Path:
         raise PackageError(place, "is not the file that Resemblyzer 0.1.4 carries", "run: pip install --no-deps --force-reinstall Resemblyzer==0.1.4")
     return place
 
-
+# %% ../../nbs/23b_voice.ipynb #voice-prints
 class Prints:
     "A network that turns recordings into directions, one for each voice."
 
