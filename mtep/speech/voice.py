@@ -44,11 +44,11 @@ from ..weights import assets_folder
 
 # %% auto #0
 __all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'LAYER', 'ROUTES', 'PIECE',
-           'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'recoloured', 'Acting',
-           'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of', 'warp_of',
-           'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours', 'praat_melody',
-           'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights', 'Prints',
-           'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
+           'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'apart_in_colour', 'recoloured',
+           'Acting', 'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of',
+           'warp_of', 'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours',
+           'praat_melody', 'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights',
+           'Prints', 'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
 
 # %% ../../nbs/23b_voice.ipynb #voice-colour
 BANDS, LOW, HIGH, DEEP = 40, 60.0, 7800.0, -70.0  # bands, from and to in Hz, and the level that counts as silence in dB
@@ -86,6 +86,15 @@ def colour_of(
     parts = given if isinstance(given, Parts) else take_apart(given)
     levels = band_levels(parts)[spoken_frames(parts)]
     return Colour(levels.mean(0), levels.std(0))
+
+# %% ../../nbs/23b_voice.ipynb #voice-colour-apart
+def apart_in_colour(
+    first: Colour,
+    second: Colour,
+) -> float:  # dB
+    "By how much the curves of two colours differ in shape, the mean over bands."
+    between = first.mean - second.mean
+    return float(np.abs(between - between.mean()).mean())
 
 # %% ../../nbs/23b_voice.ipynb #voice-recolour
 MOST_GAIN = 30.0  # dB by which a band is raised or lowered, at most

@@ -1,0 +1,128 @@
+"""Quality: loudness by the book, faults that were put there are found, distances are nothing for the same."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("pyworld", reason="the vocoder is in the extra speech")
+pytest.importorskip("pyloudnorm", reason="loudness is in the extra speech")
+from mtep.cli import app  # noqa: E402
+from mtep.core import InputError, load_package  # noqa: E402
+from mtep.media import Sound, write_sound  # noqa: E402
+from mtep.speech.quality import (  # noqa: E402
+    FOUR,
+    agreed,
+    agreement,
+    aligned,
+    click_places,
+    clipped_share,
+    compare,
+    correlation,
+    faults,
+    loudness,
+    to_loudness,
+)
+from mtep.speech.style import Change, carry  # noqa: E402
+from mtep.speech.synthesis import Synthesiser  # noqa: E402
+
+load_package("mtep.cli_language")
+TEXT = "Балалар есіктің жанында сөйлесіп тұр."
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Synthesiser.load().say(TEXT, "kk", "m3").sound
+
+
+def tone(hertz=997.0, seconds=2.0, rate=48_000, size=1.0):
+    return Sound((size * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32), rate)
+
+
+def test_loudness_of_the_standards_own_tone():
+    assert loudness(tone()) == pytest.approx(-3.01, abs=0.05)  # BS.1770: a sine of 997 Hz at full scale in one channel
+    assert loudness(tone(size=0.1)) == pytest.approx(-23.01, abs=0.05)
+
+
+@pytest.mark.parametrize("wanted", [-30.0, -23.0])
+def test_made_as_loud_as_was_asked_for(plain, wanted):
+    assert loudness(to_loudness(plain, wanted)) == pytest.approx(wanted, abs=0.05)
+    loud = to_loudness(plain, 0.0, peak=-2.0)
+    assert 20 * np.log10(np.abs(loud.samples).max()) == pytest.approx(-2.0, abs=0.01)
+
+
+def test_what_has_no_loudness():
+    with pytest.raises(InputError, match="from 0.4 s on"):
+        loudness(tone(seconds=0.35))
+    with pytest.raises(InputError, match="too quiet"):
+        to_loudness(Sound(2e-4 * np.sign(tone(seconds=1.0, size=1.0).samples), 48_000))
+
+
+def test_clipping_is_found_where_it_is():
+    clean = tone(200.0, 1.0, 16_000, 0.9)
+    assert clipped_share(clean.samples) == 0
+    share = clipped_share(np.clip(2 * clean.samples, -1, 1))
+    assert share == pytest.approx(np.mean(np.abs(2 * clean.samples) >= 1), abs=0.03)
+
+
+@pytest.mark.parametrize("size", [0.3, 0.6])
+def test_clicks_are_counted(plain, size):
+    samples = plain.samples.copy()
+    assert len(click_places(plain)) == 0
+    places = [9_000, 20_000, 33_000]
+    samples[places] += size
+    found = click_places(Sound(samples, plain.rate))
+    assert len(found) == 3 and np.abs(found - places).max() <= 3
+
+
+def test_a_voice_is_no_row_of_clicks():
+    pulses = np.zeros(16_000)
+    pulses[::100] = 1.0
+    voice = np.convolve(pulses, np.exp(-np.arange(60) / 12) * np.sin(np.arange(60) * 0.6))[:16_000]
+    assert len(click_places(Sound(voice.astype(np.float32) * 0.4, 16_000))) == 0
+
+
+def test_offset_and_peak():
+    found = faults(Sound(tone(200.0, 1.0, 16_000, 0.5).samples + 0.1, 16_000))
+    assert found.offset == pytest.approx(0.1, abs=1e-3) and found.peak == pytest.approx(20 * np.log10(0.6), abs=0.02)
+
+
+def test_a_recording_is_no_distance_from_itself(plain):
+    same = compare(plain, plain)
+    assert same.mcd == 0 and same.f0_rmse == 0 and same.voicing == 0 and same.seconds == 1
+    assert same.f0_correlation == pytest.approx(1) and same.energy == pytest.approx(1)
+    louder = compare(plain, Sound(plain.samples * 0.3, plain.rate))
+    assert louder.mcd < 0.6  # loudness is no distortion
+
+
+def test_distances_say_what_was_done(plain):
+    slower, lower = (compare(plain, carry(plain, change).sound) for change in (Change(pace=0.8), Change(f0=-3)))
+    assert slower.seconds == pytest.approx(1.25, abs=0.06) and slower.f0_rmse < 1
+    assert lower.f0_rmse == pytest.approx(3, abs=0.5) and lower.seconds == pytest.approx(1, abs=0.03)
+
+
+def test_warping_begins_and_ends_together():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(20, 3))
+    pairs = aligned(first, np.repeat(first, 2, axis=0))
+    assert pairs[0].tolist() == [0, 0] and pairs[-1].tolist() == [19, 39] and (np.diff(pairs, axis=0) >= 0).all()
+    assert np.isnan(correlation(np.ones(9), np.arange(9)))
+
+
+def test_agreement_counts_emotions_alike():
+    told = pd.DataFrame({"text": ["a"] * 5, "meant": ["sad", "sad", "sad", "angry", "happy"], "heard": ["sad", "sad", "sad", "sad", "sad"]})
+    share, low, high = agreed(told)
+    assert share == pytest.approx(1 / 3) and low <= share <= high
+    grid = agreement(told)
+    assert list(grid.columns) == list(FOUR) and grid.loc["angry", "sad"] == 1 and grid.loc["neutral"].sum() == 0
+
+
+def test_command(tmp_path, plain):
+    one = str(tmp_path / "a.wav")
+    write_sound(one, plain)
+    told = CliRunner().invoke(app, ["quality", one, "--against", one, "--json"])
+    row = json.loads(told.stdout)["files"][0]
+    assert told.exit_code == 0 and row["mcd"] == 0 and row["clicks"] == 0 and row["lufs"] < 0
+    assert CliRunner().invoke(app, ["quality", str(tmp_path / "no.wav")]).exit_code == 2
