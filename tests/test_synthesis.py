@@ -220,3 +220,16 @@ def test_the_command_refuses(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     ended = run(*words)
     assert ended.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+def test_ssml_is_spoken_as_it_stands(synthesiser):
+    plain = synthesiser.say("Сәлем, бүгін ауа райы қандай?", "kk")
+    slow = synthesiser.say('<speak>Сәлем, <break time="800ms"/> <prosody rate="60%">бүгін ауа райы қандай?</prosody></speak>', "kk")
+    assert slow.seconds > plain.seconds + 0.8 and "<" not in slow.text
+    with pytest.raises(InputError, match="nothing to say"):
+        synthesiser.say("<speak> </speak>", "kk")
+
+
+def test_ssml_is_for_espeak_alone(tmp_path):
+    with pytest.raises(InputError, match="holds SSML"):
+        Synthesiser.load(tiny_vits(tmp_path / "vits")).say("<speak>Сәлем</speak>", "kk")

@@ -176,12 +176,13 @@ class Espeak:
         voice: str = "",  # one of `voices`; empty is the language's own
         manner: Manner = Manner(),
         seed: int = 0,  # of the breath in breathy voices
+        ssml: bool = False,  # the text holds tags of SSML
     ) -> Spoken:
         "One sentence."
         level = min(1.0, manner.volume)
         how = dict(rate=bounded(165 * manner.rate, 80, 450), pitch=bounded(50 + manner.pitch, 0, 99), pitch_range=bounded(50 * manner.range, 0, 100),
                    volume=bounded(100 * level, 0, 100))  # fmt: skip
-        said = speak(text, language=language, variant=voice, seed=seed, **how)
+        said = speak(text, language=language, variant=voice, seed=seed, ssml=ssml, **how)
         loud = louder(said.samples, manner.volume / level) if manner.volume > 1 else said.samples
         return Spoken(loud, said.rate, said.words, text, language)
 
@@ -316,7 +317,15 @@ class Synthesiser:
         said, notes = ready(text, code)
         if isinstance(self.engine, Espeak) and voice:
             choose(voice, espeak_variants(), "voice")
+        if text.lstrip().startswith("<speak"):
+            return iter([self.marked(text, said, code, voice, how, seed)])
         return (replace(self.engine.say(part, code, voice, how, seed), notes=tuple(notes)) for part in parts_of(said))
+
+    def marked(self, text: str, said: str, language: str, voice: str, manner: Manner, seed: int) -> Spoken:
+        "A text with tags of SSML, said in one go and as it stands; numbers and abbreviations are the program's own business then."
+        if not isinstance(self.engine, Espeak):
+            raise InputError(f"text {text[:40]!r}", f"holds SSML, which {self.engine.name} does not read", "leave the tags out, or let espeak-ng speak by itself")
+        return replace(self.engine.say(text.strip(), language, voice, manner, seed, ssml=True), text=said)
 
     def say(
         self,
