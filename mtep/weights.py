@@ -172,7 +172,7 @@ LANGUAGE_WEIGHTS = (
     Artefact(
         name="translator-kk",
         purpose="translation into Kazakh: a small decoder that reads with multilingual-e5-small",
-        licence="CC BY 2.0 FR, as Tatoeba's Russian pairs are; the rest of what it learned from is CC0 1.0",
+        licence="CC BY 2.0 FR, as Tatoeba's Russian pairs are; names of places: Unicode licence (CLDR); the rest of what it learned from is CC0 1.0",
         homepage="https://github.com/mtep-project/mtep",
         citation="Wang et al. (2024), arXiv 2402.05672, for the encoder; tatoeba.org for its Russian and Kazakh pairs",
     ),
