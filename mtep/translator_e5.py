@@ -322,8 +322,8 @@ def expected(
     score: float,  # mean probability of the pieces
     known: Sequence[tuple[float, float]],  # from expectations
 ) -> float:  # 0 to 1
-    "The chrF to be expected of a translation."
-    return float(np.interp(score, *zip(*known))) if known else float(score)
+    "The chrF to be expected of a translation; a score lower than any that was seen is worth as much less, down to nothing."
+    return float(np.interp(score, *zip((0.0, 0.0), *known))) if known else float(score)
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-engine
 FLOOR = 0.25  # expected chrF below which a translation is refused

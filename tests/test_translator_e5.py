@@ -167,7 +167,7 @@ def test_expectations_rise_and_are_bounded():
     told = [text if rng.uniform() < score else "мүлде басқа сөз" for text, score in zip(wanted, scores)]
     known = expectations(scores, told, wanted)
     assert len(known) == 10 and all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(known, known[1:])) and 0 <= known[0][1] < 0.5 < known[-1][1] <= 1
-    assert expected(-1, known) == known[0][1] and expected(2, known) == known[-1][1] and expected(0.4, []) == 0.4
+    assert expected(0, known) == 0 < expected(known[0][0] / 2, known) < known[0][1] and expected(2, known) == known[-1][1] and expected(0.4, []) == 0.4
     assert len(expectations([0.1, 0.2], ["а", "б"], ["а", "б"])) == 1
 
 
