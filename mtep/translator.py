@@ -104,7 +104,8 @@ def pairs_of(
         sides = [(code, book[[code, check_language(to, TONGUES), "split"]]) for code in TONGUES if code != to]
         parts = [side.set_axis(["src", "tgt", "split"], axis=1).assign(language=code) for code, side in sides]
         return pd.concat(parts, ignore_index=True)[["src", "tgt", "split", "language"]].assign(corpus=name)
-    table, (language, kazakh) = load_parallel(name), load_parallel(name).attrs["languages"]
+    table = load_parallel(name)
+    language, kazakh = table.attrs["languages"]
     if kazakh != "kk":
         raise InputError(f"parallel text {name!r}", f"is into {kazakh}", "name one into kk")
     table = table[[good_pair(a, b) for a, b in zip(table.src, table.tgt)]]

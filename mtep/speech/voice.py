@@ -32,6 +32,7 @@ from mtep.speech.style import (
     level_of,
     of_strength,
     read_profile,
+    semitones,
     spoken_frames,
     stretched,
     style_of,
@@ -45,8 +46,8 @@ from ..weights import assets_folder
 # %% auto #0
 __all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'LAYER', 'ROUTES', 'PIECE',
            'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'apart_in_colour', 'recoloured',
-           'Acting', 'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'roomy', 'Voice', 'voice_of',
-           'warp_of', 'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours',
+           'Acting', 'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'settled', 'roomy', 'Voice',
+           'voice_of', 'warp_of', 'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours',
            'praat_melody', 'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights',
            'Prints', 'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
 
@@ -199,8 +200,18 @@ def act(
     level = of_strength(Change(level=change.level), strength).level * SHARE + quiet
     change, notes = within_bounds(change._replace(range=change.range * lively, level=max(level, BOUNDS["level"][0])))
     parts = recoloured(stretched(parts, change.pace, change.pauses), colour)
-    wanted = target_of(own, change)._replace(alpha=style_of(parts).alpha)
-    return corrected(parts, wanted, change, notes, rounds=rounds)
+    return settled(parts, own, change, notes, rounds)
+
+
+def settled(
+    parts: Parts,  # recoloured, on the clock that is wanted
+    own: Style,  # of the recording as it was
+    change: Change,  # within bounds
+    notes: Sequence[str],  # sentences a reader must know
+    rounds: int,  # corrections, at most
+) -> Carried:
+    "Melody and loudness brought to where they shall be; brightness stays what the colour has made it."
+    return corrected(parts, target_of(own, change)._replace(alpha=style_of(parts).alpha), change, notes, rounds=rounds)
 
 
 LOUDEST = -18.0  # dB of speech in the loudest of all emotions, so that none is cut off at the top
@@ -262,10 +273,8 @@ def convert(
     own = style_of(parts)
     change = Change(f0=voice.f0 - own.f0, range=max(voice.range, 0.3) / max(own.range, 0.3), formants=warp_of(parts, voice.colour))
     change, notes = within_bounds(of_strength(change, strength))
-    warped = coloured(parts, 0.0, change.formants)
-    parts = recoloured(replace(warped, spectrum=warped.spectrum), voice.colour, strength)
-    wanted = target_of(own, change)._replace(alpha=style_of(parts).alpha)
-    return corrected(parts, wanted, change._replace(formants=1.0), notes, rounds=rounds)
+    parts = recoloured(coloured(parts, 0.0, change.formants), voice.colour, strength)
+    return settled(parts, own, change._replace(formants=1.0), notes, rounds)
 
 # %% ../../nbs/23b_voice.ipynb #voice-neighbours
 LAYER = 3  # of Whisper base, whose states are compared
@@ -341,18 +350,17 @@ def convert_by_neighbours(
     change, notes = within_bounds(Change(f0=voice.f0 - own.f0, range=max(voice.range, 0.3) / max(own.range, 0.3)))
     known = frames_of(references, net, sound.rate)
     parts = recoloured(said_by(parts, frame_states(sound, len(parts.f0), net), known), voice.colour)
-    return corrected(parts, target_of(own, change)._replace(alpha=style_of(parts).alpha), change, notes, rounds=rounds)
+    return settled(parts, own, change, notes, rounds)
 
 # %% ../../nbs/23b_voice.ipynb #voice-quick
 def praat_melody(
-    tool: Any,  # parselmouth
     sound: Any,  # parselmouth.Sound
 ) -> np.ndarray:  # semitones above 100 Hz of voiced frames
     "The melody as Praat hears it. Raises InputError where there is none."
     f0 = sound.to_pitch(0.01, 60, 600).selected_array["frequency"]
     if (f0 > 0).sum() < 10:
         raise InputError("the sound", "holds less than a tenth of a second of voice", "give a recording of somebody who speaks")
-    return 12 * np.log2(f0[f0 > 0] / 100)
+    return semitones(f0[f0 > 0])
 
 
 def overlap_added(
@@ -398,12 +406,12 @@ def carry_quick(
     change, _ = within_bounds(of_strength(change, strength))
     tool, sound = load_package("parselmouth", "praat"), as_sound(given)
     begin = tool.Sound(np.asarray(sound.samples, float), sound.rate)
-    melody = praat_melody(tool, begin)
+    melody = praat_melody(begin)
     width = lambda values: max(float(np.ptp(np.percentile(values, [10, 90]))), 0.3)
     wanted, up, wider = (melody.mean() + change.f0, width(melody) * change.range), change.f0, change.range
     for number in range(rounds + 1):
         made = overlap_added(tool, begin, melody.mean(), up, wider, change.pace)
-        got = praat_melody(tool, made)
+        got = praat_melody(made)
         if number == rounds or abs(got.mean() - wanted[0]) < 0.25 and abs(width(got) / wanted[1] - 1) < 0.08:
             break
         up, wider = up + wanted[0] - got.mean(), min(4.0, max(0.1, wider * wanted[1] / width(got)))
