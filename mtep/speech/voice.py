@@ -180,7 +180,7 @@ def farther(
     mean = begin.colour.mean + (end.colour.mean - begin.colour.mean) * colour
     return change, Colour(mean, begin.colour.spread * (end.colour.spread / begin.colour.spread) ** colour)
 
-
+# %% ../../nbs/23b_voice.ipynb #voice-act-emotion
 def act(
     given: str | Path | Sound,  # a neutral utterance of one voice
     emotion: str,  # one of the table's
