@@ -24,10 +24,10 @@ from .translation import Candidate, check_language, contaminated, load_parallel,
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['TONGUES', 'BOOKS', 'SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'read_names', 'region_names',
-           'zone_names', 'pairs_of', 'turned', 'gather', 'train_pieces', 'piece_model', 'small_network',
-           'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged', 'train_translator',
-           'export_translator', 'Small']
+__all__ = ['TONGUES', 'BOOKS', 'CUT_OFF', 'SPECIAL', 'NETWORK', 'numbers_of', 'good_pair', 'read_practice', 'read_names',
+           'region_names', 'zone_names', 'pairs_of', 'without_litter', 'turned', 'gather', 'train_pieces',
+           'piece_model', 'small_network', 'with_empty_row', 'Pairs', 'padded', 'learn', 'checkpoints_in', 'averaged',
+           'train_translator', 'export_translator', 'Small']
 
 # %% ../nbs/21c_translator.ipynb #translator-pairs
 def numbers_of(
@@ -108,10 +108,22 @@ def pairs_of(
     language, kazakh = table.attrs["languages"]
     if kazakh != "kk":
         raise InputError(f"parallel text {name!r}", f"is into {kazakh}", "name one into kk")
-    table = table[[good_pair(a, b) for a, b in zip(table.src, table.tgt)]]
+    table = without_litter(table)
     split = [hashed_split(text) for text in table.src] if name.startswith("tatoeba") else ["train"] * len(table)
     told = turned(table[["src", "tgt"]], (language, kazakh), to)
     return told.assign(language=kazakh if to == language else language, corpus=name, split=split).reset_index(drop=True)
+
+
+CUT_OFF = re.compile(r".{90,}(…|\.\.\.)\s*$", re.DOTALL)  # a listing shows the beginning only
+
+
+def without_litter(
+    table: pd.DataFrame,  # with src and tgt
+) -> pd.DataFrame:  # good pairs alone
+    "Pairs without what is left of a page's markup, and without long sentences that were cut off."
+    clean = {side: table[side].str.replace(r"</?\w+/?>", " ", regex=True).str.strip() for side in ("src", "tgt")}
+    table = table.assign(**clean)
+    return table[[good_pair(a, b) and not CUT_OFF.match(a) and not CUT_OFF.match(b) for a, b in zip(table.src, table.tgt)]]
 
 
 def turned(
