@@ -25,9 +25,9 @@ from .translator import learn, piece_model
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'Eyes', 'read_all', 'kept_states', 'read_share', 'Mouth', 'new_mouth',
-           'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack', 'shares_of',
-           'export_mouth', 'expectations', 'expected', 'Reading', 'trained_folder', 'grown', 'said']
+__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'Eyes', 'read_all', 'read_share', 'keep_share', 'kept_states', 'Mouth',
+           'new_mouth', 'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack',
+           'shares_of', 'export_mouth', 'expectations', 'expected', 'Reading', 'trained_folder', 'grown', 'said']
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-eyes
 class Eyes:
@@ -68,44 +68,61 @@ SHARE = 2000  # texts in one file of the cache
 
 def read_all(
     eyes: Eyes,  # that read
-    texts: Sequence[str],  # any number
+    texts: Sequence[str],  # any number, and some of them twice
     folder: str | Path | None = None,  # where states are kept; None keeps none
     batch: int = 64,  # texts at a time
 ) -> list[np.ndarray]:  # as Eyes.read has it
     "The states of all texts, out of the cache where they were read before."
-    found = []
-    shares = [list(texts[start : start + SHARE]) for start in range(0, len(texts), SHARE)]
-    for share in progress(shares, label="reading", unit="share"):
-        place = Path(folder) / f"{digest([eyes.name, eyes.depths, share])[:20]}.npz" if folder else None
-        found += kept_states(place) if place and place.is_file() else read_share(eyes, share, place, batch)
-    return found
-
-
-def kept_states(
-    place: Path,  # of a share
-) -> list[np.ndarray]:
-    "The states of a share of texts that was read before."
-    with np.load(place, allow_pickle=False) as kept:
-        return np.split(kept["states"], np.cumsum(kept["lengths"])[:-1])
+    place = Path(folder) / digest([eyes.name, list(eyes.depths)])[:12] if folder else None
+    found = kept_states(place, set(texts)) if place else {}
+    missing = [text for text in dict.fromkeys(texts) if text not in found]
+    for start in progress(range(0, len(missing), SHARE), label="reading", unit="share"):
+        share = missing[start : start + SHARE]
+        states = read_share(eyes, share, batch)
+        if place:
+            keep_share(place / f"{digest(share)[:20]}.npz", share, states)
+        found |= zip(share, states)
+    return [found[text] for text in texts]
 
 
 def read_share(
     eyes: Eyes,  # that read
     texts: Sequence[str],  # a share
-    place: Path | None,  # where its states are kept
     batch: int,  # texts at a time
-) -> list[np.ndarray]:
+) -> list[np.ndarray]:  # in the order of the texts
     "Read a share of texts, long ones beside long ones."
     order, found = sorted(range(len(texts)), key=lambda k: len(texts[k])), [np.zeros(0)] * len(texts)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         for k, states in zip(rows, eyes.read([texts[k] for k in rows])):
             found[k] = states
-    if place:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_suffix(".draft.npz")
-        np.savez(draft, states=np.concatenate(found), lengths=np.array([len(states) for states in found]))
-        draft.replace(place)
+    return found
+
+# %% ../nbs/21e_translator_e5.ipynb #translator-e5-kept
+def keep_share(
+    place: Path,  # to write
+    texts: Sequence[str],  # a share
+    states: Sequence[np.ndarray],  # of them
+) -> None:
+    "Keep the states of a share beside its texts."
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft, names = place.with_suffix(".draft"), np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
+    with draft.open("wb") as file:
+        np.savez(file, texts=names, states=np.concatenate(states), lengths=np.array([len(each) for each in states]))
+    draft.replace(place)
+
+
+def kept_states(
+    folder: Path,  # of shares
+    wanted: set[str],  # texts
+) -> dict[str, np.ndarray]:  # of those that were read before
+    "States out of the cache, whatever shares their texts were read in."
+    found = {}
+    for place in sorted(folder.glob("*.npz")):
+        with np.load(place, allow_pickle=False) as kept:
+            texts = json.loads(kept["texts"].tobytes())
+            if not wanted.isdisjoint(texts):
+                found |= zip(texts, np.split(kept["states"], np.cumsum(kept["lengths"])[:-1]))
     return found
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-network

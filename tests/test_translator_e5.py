@@ -75,7 +75,18 @@ def test_texts_are_read_once(eyes, tmp_path, monkeypatch):
     monkeypatch.setattr(Eyes, "read", lambda *_: pytest.fail("it was read again"))
     again = read_all(eyes, texts, tmp_path)
     assert [a.shape for a in first] == [b.shape for b in again] and all(np.array_equal(a, b) for a, b in zip(first, again))
-    assert not list(tmp_path.glob("*.draft*")) and read_all(eyes, [], tmp_path) == []
+    assert not list(tmp_path.rglob("*.draft*")) and read_all(eyes, [], tmp_path) == []
+
+
+def test_only_what_is_new_is_read(eyes, tmp_path, monkeypatch):
+    texts, asked, read = [f"dog {number}" for number in range(7)], [], Eyes.read
+    first = read_all(eyes, texts, tmp_path)
+    monkeypatch.setattr(Eyes, "read", lambda self, some: asked.extend(some) or read(self, some))
+    more = read_all(eyes, ["cat", *texts[3:], "cat", texts[0]], tmp_path)
+    assert asked == ["cat"] and len(more) == 7
+    assert np.array_equal(more[-1], first[0]) and np.array_equal(more[1], first[3]) and np.array_equal(more[0], more[5])
+    other = Eyes(eyes.name, (1,))
+    assert read_all(other, texts[:1], tmp_path)[0].shape[1] == 1
 
 
 @pytest.mark.parametrize("depths", [(), (3,), (-1,)])
