@@ -19,11 +19,13 @@ from mtep.speech.style import (
     carry_like,
     change_between,
     coloured,
+    effects_of,
     melody_shape,
     moved_melody,
     of_strength,
     profile_of,
     put_together,
+    read_effects,
     read_profile,
     semitones,
     stretched,
@@ -257,3 +259,45 @@ def test_the_profile_is_that_of_its_run(root):
     if not kept:
         pytest.skip("no run of style is here")
     assert any(path.read_bytes() == (assets_folder() / "prosody" / "profile.tsv").read_bytes() for path in kept)
+
+
+# --- the features behind the profile
+def table_of(rows):
+    return pd.DataFrame(rows, columns=["speaker", "text", "emotion"])
+
+
+def test_effects_are_relative_to_the_same_words():
+    clips = table_of([("x", "a", "neutral"), ("x", "a", "sad"), ("x", "b", "neutral"), ("x", "b", "sad"), ("y", "a", "neutral"), ("y", "a", "sad"), ("y", "b", "sad")])
+    pitch = pd.DataFrame({"F0semitoneFrom27.5Hz_sma3nz_amean": [10.0, 9.0, 20.0, 17.0, 30.0, 26.0, 99.0]})
+    found = effects_of(pitch, clips).loc["sad"].iloc[0]
+    assert (found.family, found.change, found.agreeing, found.speakers) == ("frequency", -3.0, 1.0, 2)  # x: -1 and -3, so -2; y: -4, b was never said neutral
+    assert found.effect == pytest.approx(-3 / np.sqrt(2))
+
+
+def test_a_feature_that_nobody_moves_has_no_effect():
+    clips = table_of([(who, "a", mood) for who in "xy" for mood in ("neutral", "angry", "sad")])
+    found = effects_of(pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0] * 6}), clips)
+    assert found.effect.tolist() == [0.0, 0.0] and list(found.index.get_level_values("emotion")) == ["angry", "sad"]
+
+
+def test_effects_need_somebody_neutral():
+    with pytest.raises(InputError, match="nobody who is 'neutral'"):
+        effects_of(pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0]}), table_of([("x", "a", "sad")]))
+
+
+def test_the_table_that_ships_has_all_features_and_emotions(tmp_path):
+    table = read_effects()
+    assert table.groupby(level="emotion").size().tolist() == [88] * 7 and (table.speakers == 24).all()
+    assert table.agreeing.between(0, 1).all() and table.notna().all(axis=None)
+    loudness = table.xs("loudness_sma3_amean", level="feature").effect
+    assert loudness["angry"] > loudness["happy"] > loudness["sad"] > loudness["calm"]
+    (tmp_path / "other.tsv").write_text("emotion\tfeature\nsad\tx\n")
+    with pytest.raises(InputError, match="has no column family"):
+        read_effects(tmp_path / "other.tsv")
+
+
+def test_the_features_behind_are_those_of_a_run(root):
+    kept = list(root.glob("reports/style/*/egemaps.tsv"))
+    if not kept:
+        pytest.skip("no run of style has them yet")
+    assert any(path.read_bytes() == (assets_folder() / "prosody" / "egemaps.tsv").read_bytes() for path in kept)

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.signal import find_peaks
 
 from ..core import InputError, load_package, progress, storage_errors
+from ..features import describe, family
 from ..media import Sound, read_sound
 from .synthesis import louder
 from ..weights import assets_folder
@@ -25,7 +26,8 @@ __all__ = ['FRAME', 'LOWEST', 'HIGHEST', 'SHORTEST', 'BOUNDS', 'SCALES', 'Parts'
            'put_together', 'Style', 'semitones', 'frame_levels', 'spoken_frames', 'syllables', 'style_of', 'level_of',
            'Change', 'change_between', 'of_strength', 'within_bounds', 'stretched', 'moved_melody', 'coloured',
            'melody_shape', 'Carried', 'target_of', 'carry', 'corrected', 'misses', 'style_table', 'profile_of',
-           'read_profile', 'change_like', 'carry_like', 'plot_styles']
+           'read_profile', 'effects_of', 'effect_sizes', 'read_effects', 'plot_effects', 'change_like', 'carry_like',
+           'plot_styles']
 
 # %% ../../nbs/23_style.ipynb #style-parts
 FRAME = 0.005  # seconds
@@ -406,6 +408,67 @@ def read_profile(
     if missing := [name for name in ("emotion", *Change._fields[:-1]) if name not in table]:
         raise InputError(place, f"has no column {', '.join(missing)}", "write one with profile_of")
     return {row.emotion: Change(*(float(getattr(row, name)) for name in Change._fields[:-1])) for row in table.itertuples()}
+
+# %% ../../nbs/23_style.ipynb #style-effects
+def effects_of(
+    values: pd.DataFrame,  # features of clips, one row each, as features.extract has them
+    table: pd.DataFrame,  # columns speaker, text and emotion of the same clips, in the same order
+    neutral: str = "neutral",  # emotion that others are compared with
+) -> pd.DataFrame:  # index emotion and feature; columns family, change, effect, agreeing, speakers
+    "What emotions do to acoustic features, relative to each speaker's neutral of the same words. Raises InputError if nobody is neutral."
+    about = table[["speaker", "text", "emotion"]].reset_index(drop=True)
+    clips = values.reset_index(drop=True)
+    usual = clips[about.emotion == neutral].groupby([about.speaker, about.text]).median()
+    known = pd.MultiIndex.from_frame(about[["speaker", "text"]])
+    rows = (known.isin(usual.index) & (about.emotion != neutral)).to_numpy()
+    if not rows.any():
+        raise InputError("the table", f"holds nobody who is {neutral!r} and something else", "name the emotion that others are compared with")
+    change = clips[rows] - usual.loc[known[rows]].to_numpy()
+    each = change.groupby([about.emotion[rows], about.speaker[rows]]).median()
+    parts = {emotion: effect_sizes(part.droplevel(0)) for emotion, part in each.groupby(level=0)}
+    return pd.concat(parts, names=["emotion", "feature"])
+
+
+def effect_sizes(
+    each: pd.DataFrame,  # a row per speaker, a column per feature: changes
+) -> pd.DataFrame:  # index feature
+    "How far features move, beside how differently speakers move them."
+    middle, spread = each.median(), each.std(ddof=1)
+    agreeing = (np.sign(each) == np.sign(middle)).mean()
+    effect = (each.mean() / spread).where(spread > 0, 0.0)
+    families = [family(name) for name in each]
+    return pd.DataFrame({"family": families, "change": middle, "effect": effect, "agreeing": agreeing, "speakers": len(each)}).rename_axis("feature")
+
+
+def read_effects(
+    path: str | Path | None = None,  # .tsv; the one that ships, measured on RAVDESS, if not given
+) -> pd.DataFrame:  # as effects_of has it
+    "The acoustic features behind the profile."
+    place = Path(path) if path else assets_folder() / "prosody" / "egemaps.tsv"
+    with storage_errors(place):
+        table = pd.read_csv(place, sep="\t", comment="#")
+    if missing := [name for name in ("emotion", "feature", "family", "change", "effect", "agreeing", "speakers") if name not in table]:
+        raise InputError(place, f"has no column {', '.join(missing)}", "write one with effects_of")
+    return table.set_index(["emotion", "feature"])
+
+# %% ../../nbs/23_style.ipynb #style-plot-effects
+def plot_effects(
+    ax: Any,  # matplotlib axes
+    table: pd.DataFrame,  # from effects_of or read_effects
+    most: int = 24,  # features, those that any emotion moves furthest
+) -> None:
+    "Effect sizes of emotions on acoustic features, red where a feature rises."
+    wide = table.effect.unstack("emotion")
+    chosen = wide.abs().max(axis=1).nlargest(most).index
+    told = describe().loc[chosen].sort_values(["family", "measures", "statistic"])
+    chosen = told.index
+    ax.imshow(wide.loc[chosen].clip(-3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
+    for (row, column), value in np.ndenumerate(wide.loc[chosen].to_numpy()):
+        ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=6, color="white" if abs(value) > 2 else "black")
+    ax.set_xticks(range(wide.shape[1]), wide.columns, fontsize=7)
+    names = told.measures + (", " + told.statistic).where(told.statistic != "", "")
+    names += (", " + told.frames).where(names.duplicated(keep=False), "")
+    ax.set_yticks(range(len(chosen)), names, fontsize=7)
 
 # %% ../../nbs/23_style.ipynb #style-like
 def change_like(
