@@ -409,12 +409,13 @@ def trained_folder(
 def grown(
     reading: Reading,  # trained
     depths: Sequence[int],  # layers that are read from now on; those that it read, and others
+    dropout: float = 0.25,  # share of entries
 ) -> Mouth:
     "A trained network that goes on to learn, and reads more layers than before; of a new one it takes little at first."
     own, shape = list(reading.eyes.depths), reading.net.config
     if lost := [depth for depth in own if depth not in depths]:
         raise InputError(f"depths {list(depths)}", f"leave out {lost}, which it reads", "name them too")
-    net = new_mouth(shape.pad_token_id, (len(depths), shape.eyes[1]), shape.d_model, shape.decoder_layers)
+    net = new_mouth(shape.pad_token_id, (len(depths), shape.eyes[1]), shape.d_model, shape.decoder_layers, dropout)
     known = {name: weights for name, weights in reading.net.state_dict().items() if not name.startswith(("shares", "norms"))}
     net.load_state_dict(known, strict=False)
     for place, depth in enumerate(depths):
