@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,10 @@ from .translator import learn, piece_model
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'Eyes', 'read_all', 'read_share', 'keep_share', 'kept_states', 'Mouth',
-           'new_mouth', 'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack',
-           'shares_of', 'export_mouth', 'expectations', 'expected', 'Reading', 'trained_folder', 'grown', 'said']
+__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'DIGITS', 'LONGER', 'Eyes', 'read_all', 'read_share', 'keep_share', 'kept_states',
+           'Mouth', 'new_mouth', 'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack',
+           'shares_of', 'export_mouth', 'expectations', 'expected', 'Reading', 'odd_numbers', 'number_in',
+           'mended_numbers', 'trained_folder', 'grown', 'said']
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-eyes
 class Eyes:
@@ -388,13 +391,66 @@ class Reading:
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             for k, some in zip(rows, said(self.net, self.eyes.read([texts[k] for k in rows]), count, max(beams, count))):
-                found[k] = [self.candidate(numbers, score) for numbers, score in some]
+                found[k] = [self.candidate(texts[k], numbers, score) for numbers, score in some]
         return found
 
-    def candidate(self, numbers: list[int], score: float) -> Candidate:
-        "Pieces as a text."
-        text = self.cutter.decode(numbers)
-        return Candidate(text, round(expected(score, self.card.get("sure", [])), 4), spoken_seconds(text, self.card.get("to", "kk")))
+    def candidate(self, source: str, numbers: list[int], score: float) -> Candidate:
+        "Pieces as a text, with the source's numbers."
+        to = self.card.get("to", "kk")
+        text = mended_numbers(source, self.cutter.decode(numbers), to)
+        sure = expected(score, self.card.get("sure", []))
+        sure = sure / 2 if self.card.get("sure") and odd_numbers(source, text)[1] else sure
+        return Candidate(text, round(sure, 4), spoken_seconds(text, to))
+
+# %% ../nbs/21e_translator_e5.ipynb #translator-e5-digits
+DIGITS = re.compile(r"\b\d{1,3}(?:[ \u00a0]\d{3})+\b|\d+(?:[.,:]\d+)*")  # 12 500 is one number
+
+
+def odd_numbers(
+    source: str,  # what was translated
+    text: str,  # its translation
+) -> tuple[list[str], list[str]]:  # numbers that the source has alone, and those that the translation has alone
+    "Numbers that don't stand on both sides, as often as they are too many, in their order."
+    bare = lambda number: re.sub(r"\D", "", number)
+    sides = [DIGITS.findall(each) for each in (source, text)]
+    over = [Counter(map(bare, sides[k])) - Counter(map(bare, sides[1 - k])) for k in (0, 1)]
+    found = [[], []]
+    for k, side in enumerate(sides):
+        for number in reversed(side):
+            if over[k][bare(number)] > 0:
+                over[k][bare(number)] -= 1
+                found[k].insert(0, number)
+    return found[0], found[1]
+
+
+def number_in(
+    number: str,  # as the source has it
+    to: str,  # language that it is written in
+) -> str:
+    "A number with the marks of a language: the comma of English thousands is a space elsewhere, and its point a comma."
+    if to == "en":
+        return re.sub(r"(?<=\d),(?=\d{1,2}$)", ".", number)
+    return number.replace(",", " ") if re.fullmatch(r"\d{1,3}(,\d{3})+", number) else re.sub(r"\.(?=\d{1,2}$)", ",", number)
+
+
+def mended_numbers(
+    source: str,  # what was translated
+    text: str,  # its translation
+    to: str = "kk",  # language of the translation
+) -> str:
+    "A translation with the source's numbers in place of those that it made up, where there are as many."
+    missing, made_up = odd_numbers(source, text)
+    if not missing or len(missing) != len(made_up):
+        return text
+    waiting, given = list(made_up), iter(missing)
+
+    def exchange(found: re.Match[str]) -> str:
+        if not waiting or found[0] != waiting[0]:
+            return found[0]
+        waiting.pop(0)
+        return number_in(next(given), to)
+
+    return DIGITS.sub(exchange, text)
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-grown
 def trained_folder(
@@ -426,12 +482,16 @@ def grown(
     return net
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-said
+LONGER = 2.0  # power of the length by which sums of logarithms are divided; with 1, short translations win
+
+
 @torch.inference_mode()
 def said(
     net: Mouth,  # trained
     states: Sequence[np.ndarray],  # of some texts
     count: int = 1,  # candidates of each
     beams: int = 4,  # that are followed, at least as many
+    longer: float = LONGER,  # the higher, the longer
 ) -> list[list[tuple[list[int], float]]]:  # numbers of pieces, and their mean probability
     "One batch through the network."
     batch = beside([{"states": row, "labels": [0]} for row in states], net.config.pad_token_id)
@@ -439,9 +499,11 @@ def said(
     told = net.generate(
         encoder_outputs=net.encode(batch["states"].to(net.device), mask), attention_mask=mask, num_beams=beams, num_return_sequences=count,
         do_sample=False, max_new_tokens=int(1.6 * mask.shape[1]) + 8, no_repeat_ngram_size=4, return_dict_in_generate=True, output_scores=True,
+        length_penalty=longer,
     )  # fmt: skip
+    lengths = (told.sequences[:, 1:] != net.config.pad_token_id).sum(1).clamp(min=1)
     scores = getattr(told, "sequences_scores", None)
-    scores = [0.0] * len(told.sequences) if scores is None else scores.exp().clamp(0, 1).tolist()
+    scores = [0.0] * len(lengths) if scores is None else (scores * lengths ** (longer - 1)).exp().clamp(0, 1).tolist()
     rows = [[number for number in row if 0 < number < net.config.pad_token_id] for row in told.sequences.tolist()]
     pairs = list(zip(rows, scores))
     return [pairs[k : k + count] for k in range(0, len(pairs), count)]
