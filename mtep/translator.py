@@ -51,7 +51,7 @@ def good_pair(
 
 
 def read_practice(
-    part: str = "",  # of them: none but those in the folder itself, or written
+    part: str = "",  # of them: none but those in the folder itself, or written, or pages
 ) -> pd.DataFrame:  # as read_phrasebook has it
     "Practice sentences of the checkout, of which a memory is not made. Raises CorpusError where there is no checkout."
     root = settings().root
@@ -90,6 +90,7 @@ def zone_names(
 TONGUES = ("en", "kk", "ru")  # of the books
 BOOKS = {  # sources of sentences in all three
     "phrasebook": read_phrasebook, "practice": read_practice, "written": partial(read_practice, "written"),
+    "pages": partial(read_practice, "pages"),
     "names": lambda: read_names().assign(split="train"),
 }  # fmt: skip
 
