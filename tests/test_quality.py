@@ -1,6 +1,7 @@
 """Quality: loudness by the book, faults that were put there are found, distances are nothing for the same."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from mtep.core import InputError, load_package  # noqa: E402
 from mtep.media import Sound, write_sound  # noqa: E402
 from mtep.speech.quality import (  # noqa: E402
     FOUR,
+    Acquainted,
+    against,
     agreed,
     agreement,
     aligned,
@@ -126,3 +129,33 @@ def test_command(tmp_path, plain):
     row = json.loads(told.stdout)["files"][0]
     assert told.exit_code == 0 and row["mcd"] == 0 and row["clicks"] == 0 and row["lufs"] < 0
     assert CliRunner().invoke(app, ["quality", str(tmp_path / "no.wav")]).exit_code == 2
+
+
+# --- listeners who know the voice
+def test_against_is_off_the_mean_in_deviations():
+    own = np.array([[1.0, 7.0], [3.0, 7.0], [1.0, 7.0], [3.0, 7.0], [2.0, 7.0], [2.0, 7.0]])
+    found = against(np.array([[2.0, 7.0], [2.0 + own[:, 0].std(), 7.0]]), own)
+    np.testing.assert_allclose(found, [[0, 0], [1, 0]], atol=1e-5)
+    with pytest.raises(InputError, match="4 clips of the voice"):
+        against(own, own[:4])
+
+
+@pytest.mark.parametrize("listener", ["forest", "voice"])
+def test_a_voice_is_heard_against_its_usual(listener, monkeypatch):
+    monkeypatch.setattr(load_package("mtep.emotion.recogniser").Emotion, "load", lambda *_: SimpleNamespace(model=None))
+    friend, rng = Acquainted(listener), np.random.default_rng(0)
+    moods = np.array([*FOUR] * 30)
+    way = dict(zip(FOUR, np.eye(4) * 3))  # each emotion moves a number of its own
+    clips = lambda offset: np.stack([way[mood] for mood in moods]) + rng.normal(size=(120, 4)) + offset
+    people = [clips(offset) for offset in (0, 50, -20)]
+    friend.learn(np.concatenate(people), np.repeat(["a", "b", "c"], 120), np.tile(moods, 3))
+    stranger = clips(1000)  # nobody sounded like this
+    monkeypatch.setattr(Acquainted, "vectors", lambda self, sounds: np.stack(sounds))
+    heard = friend.hear(list(stranger), list(stranger))
+    assert np.mean(np.array(heard) == moods) > 0.8
+    assert set(heard) <= set(FOUR)
+
+
+def test_only_known_listeners_become_acquainted():
+    with pytest.raises(InputError, match="'cnn'"):
+        Acquainted("cnn")
