@@ -8,6 +8,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -20,17 +22,18 @@ import pandas as pd
 
 from .core import CorpusError, InputError, MtepError, choose, load_package, progress, settings
 from .emotion.text import detect_language
-from .kazakh import check_kazakh, sentences, to_latin
+from .kazakh import NUMBER, attach, check_kazakh, say_number, sentences, tail_of, to_latin
 from .texts import hashed_split, key_of
 from .weights import assets_folder, resolve
 
 # %% auto #0
-__all__ = ['NLLB_CODES', 'OWN', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS', 'LONGEST', 'check_language', 'Candidate',
-           'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'asks', 'likeness',
-           'Known', 'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint', 'plain',
-           'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'engine_for', 'own_engine',
-           'from_network', 'ask_network', 'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'shared_runs',
-           'runs_of', 'load_parallel']
+__all__ = ['NLLB_CODES', 'OWN', 'ADVICE', 'SYLLABLES', 'VOWELS', 'BOOK', 'TURNS', 'LONGEST', 'TOKEN', 'WORDED', 'check_language',
+           'Candidate', 'Translation', 'spoken_seconds', 'read_phrasebook', 'doubts', 'complaints', 'turned', 'asks',
+           'likeness', 'Known', 'Memory', 'letter_index', 'nearest', 'Hub', 'generated', 'tiny_translation_checkpoint',
+           'plain', 'pieces_of', 'Translator', 'shipped_memory', 'told_language', 'from_memory', 'in_words',
+           'number_key', 'odd_numbers', 'mended_number', 'number_tail', 'engine_for', 'own_engine', 'from_network',
+           'ask_network', 'whole', 'in_latin', 'Quality', 'quality', 'contaminated', 'shared_runs', 'runs_of',
+           'load_parallel']
 
 # %% ../nbs/21_translation.ipynb #translation-languages
 NLLB_CODES = {
@@ -461,6 +464,86 @@ def from_memory(
         return Translation(text, known.text, language, to, "memory", known.likeness, known.source, notes=notes)
     return Translation(text, "", language, to, "none", 0.0, known.source, notes=(f"Not translated: nothing known is near; ask {ADVICE}.",))
 
+# %% ../nbs/21_translation.ipynb #translation-numbers
+TOKEN = re.compile(rf"\d{{1,3}}(?:,\d{{3}})+\.\d+|{NUMBER}")
+WORDED = {  # numbers in words, Roman figures, halves of the day
+    "en": r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundreds?|thousands?|"
+    r"[mb]illions?|dozens?|half|first|second|third|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie)th|noon|midnight|[ap]\.?m|(?-i:[IVXLC]{2,}|[VX])",
+    "ru": r"од(?:ин|на|но|ного|ной)|дв(?:а|е|ое|ух|умя|ести)|тр(?:и|ое|ёх|ех|емя|иста)|четыр\w*|пят[ьи]\w*|шест[ьи]\w*|сем[ьи]|семь\w+|вос[ье]м\w*|девят[ьи]\w*|"
+    r"десят[ьи]\w*|\w+дцат\w*|сорок\w*|сто|сот\w*|тысяч\w*|мил[лиарон]+\w*|дюжин\w*|пол\w{0,5}|перв\w*|втор\w*|трет\w*|пятый|(?-i:[IVXLC]{2,}|[VX])",
+}  # fmt: skip
+
+
+def in_words(
+    text: str,
+    language: str,  # en or ru; of others nothing is known
+) -> bool:
+    "Whether a text says, or may say, a number in words."
+    return language not in WORDED or re.search(rf"\b(?:{WORDED[language]})\b", text, re.IGNORECASE) is not None
+
+
+def number_key(
+    token: str,  # a match of TOKEN
+    language: str,  # that it stands in
+) -> str:  # digits, with a point before decimals
+    "What a number is, however it is written."
+    plain = "".join(str(unicodedata.digit(sign)) if sign.isdigit() else sign for sign in token if not sign.isspace())
+    if re.fullmatch(r"\d{1,3}(?:,\d{3}){2,}|\d{1,3}(?:\.\d{3}){2,}", plain):
+        return re.sub(r"[.,]", "", plain)
+    if language == "en" and re.match(r"\d{1,3}(?:,\d{3})+(?:\.|$)", plain):
+        return plain.replace(",", "")
+    return plain.replace(",", ".")
+
+
+def odd_numbers(
+    source: str,  # what was translated
+    text: str,  # its translation
+    language: str,  # of the source
+    to: str = "kk",  # of the translation
+) -> tuple[list[re.Match], list[re.Match]]:  # in the source alone, and in the translation alone
+    "Numbers that don't stand on both sides as often."
+    sides = [list(TOKEN.finditer(each)) for each in (source, text)]
+    keys = [[number_key(each[0], code) for each in side] for side, code in zip(sides, (language, to))]
+    odd = []
+    for k in (0, 1):
+        over, found = Counter(keys[k]) - Counter(keys[1 - k]), []
+        for match, key in zip(reversed(sides[k]), reversed(keys[k])):
+            if over[key] > 0:
+                over[key] -= 1
+                found.insert(0, match)
+        odd.append(found)
+    return odd[0], odd[1]
+
+# %% ../nbs/21_translation.ipynb #translation-mend-number
+def mended_number(
+    source: str,  # what was translated
+    text: str,  # its translation
+    language: str,  # of the source
+    to: str = "kk",  # of the translation
+) -> str:
+    "A translation with the source's number in place of one that it made up; as it is where more than one is odd, or the source uses words."
+    missing, made_up = odd_numbers(source, text, language, to)
+    if len(missing) != 1 or len(made_up) != 1 or in_words(source, language):
+        return text
+    wanted, place = number_key(missing[0][0], language), made_up[0]
+    said = wanted if to == "en" else wanted.replace(".", ",")
+    tail, end = number_tail(text, place.end(), said) if to == "kk" else ("", place.end())
+    return text if tail is None else text[: place.start()] + said + tail + text[end:]
+
+
+def number_tail(
+    text: str,  # in Kazakh
+    end: int,  # of a number in it
+    number: str,  # that will stand there
+) -> tuple[str | None, int]:  # suffixes with their hyphen, None where they are unknown, and where they end
+    "Suffixes of one number as another has them: 1998-де becomes 1856-да."
+    kinds, behind = tail_of(text, end)
+    if not kinds:
+        return ("", end) if not re.match(r"[-‑]\w", text[end:]) else (None, end)
+    words = say_number(number)
+    whole = attach(words, kinds)
+    return (f"-{whole.removeprefix(words)}", behind) if whole.startswith(words) else (None, end)
+
 # %% ../nbs/21_translation.ipynb #translation-engines
 def engine_for(
     name: str | Path,  # a checkpoint of the hub, or a folder
@@ -496,6 +579,8 @@ def from_network(
         reasons = doubts(best.text)
         notes = (f"This may be no Kazakh: {'; '.join(reasons)}.",) if reasons else ()
     sure = best.score if not notes else best.score / 2
+    made_up = [match[0] for match in odd_numbers(empty.source, best.text, empty.language, empty.to)[1]]
+    notes += (f"Look at {', '.join(made_up)}, which the source doesn't have.",) * bool(made_up and not in_words(empty.source, empty.language))
     if sure < floor:
         guess = f"Not translated: {best.text[:60]!r} is but a guess ({sure:.2f} of 1, below {floor}); ask {ADVICE}."
         return replace(empty, confidence=0.0, candidates=tuple(candidates), notes=(guess,))

@@ -5,6 +5,7 @@
 # %% ../nbs/21c_translator.ipynb #translator-imports
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -121,10 +122,11 @@ CUT_OFF = re.compile(r".{90,}(…|\.\.\.)\s*$", re.DOTALL)  # a listing shows th
 def without_litter(
     table: pd.DataFrame,  # with src and tgt
 ) -> pd.DataFrame:  # good pairs alone
-    "Pairs without what is left of a page's markup, and without long sentences that were cut off."
-    clean = {side: table[side].str.replace(r"</?\w+/?>", " ", regex=True).str.strip() for side in ("src", "tgt")}
-    table = table.assign(**clean)
-    return table[[good_pair(a, b) and not CUT_OFF.match(a) and not CUT_OFF.match(b) for a, b in zip(table.src, table.tgt)]]
+    "Pairs freed of what is left of a page's markup; those that are cut off, or no good pairs, are left out."
+    tidy = lambda text: re.sub(r"\s+", " ", html.unescape(re.sub(r"</?\w+[^<>]*>", " ", text))).strip()
+    clean = table.assign(src=table.src.map(tidy), tgt=table.tgt.map(tidy))
+    kept = [good_pair(a, b) and not CUT_OFF.match(a) and not CUT_OFF.match(b) for a, b in zip(clean.src, clean.tgt)]
+    return clean[np.array(kept, bool)]
 
 
 def turned(

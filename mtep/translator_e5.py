@@ -5,13 +5,13 @@
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-imports
 from __future__ import annotations
 
+import io
 import json
-import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,15 +22,14 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from .core import InputError, digest, file_digest, load_package, progress, settings, whole_folder, write_bytes, write_json, write_text
 from .e5 import open_packed
 from .emotion.text_networks import read_body, read_tokenizer
-from .translation import Candidate, check_language, quality, spoken_seconds
+from .translation import Candidate, check_language, mended_number, quality, spoken_seconds
 from .translator import learn, piece_model
 from .weights import resolve, seal
 
 # %% auto #0
-__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'DIGITS', 'LONGER', 'Eyes', 'read_all', 'read_share', 'keep_share', 'kept_states',
-           'Mouth', 'new_mouth', 'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack',
-           'shares_of', 'export_mouth', 'expectations', 'expected', 'Reading', 'odd_numbers', 'number_in',
-           'mended_numbers', 'trained_folder', 'grown', 'said']
+__all__ = ['SHARE', 'HIDDEN', 'MOST', 'FLOOR', 'LONGER', 'Eyes', 'read_all', 'read_share', 'keep_share', 'kept_states', 'Mouth',
+           'new_mouth', 'piece_vectors', 'Seen', 'beside', 'train_mouth', 'to_eight_bits', 'pack', 'unpack',
+           'shares_of', 'export_mouth', 'expectations', 'expected', 'Reading', 'trained_folder', 'grown', 'said']
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-eyes
 class Eyes:
@@ -75,7 +74,7 @@ def read_all(
     folder: str | Path | None = None,  # where states are kept; None keeps none
     batch: int = 64,  # texts at a time
 ) -> list[np.ndarray]:  # as Eyes.read has it
-    "The states of all texts, out of the cache where they were read before."
+    "The states of all texts, out of the cache where they were read before. What is read beside a text moves its states by less than 0.01."
     place = Path(folder) / digest([eyes.name, list(eyes.depths)])[:12] if folder else None
     found = kept_states(place, set(texts)) if place else {}
     missing = [text for text in dict.fromkeys(texts) if text not in found]
@@ -108,11 +107,9 @@ def keep_share(
     states: Sequence[np.ndarray],  # of them
 ) -> None:
     "Keep the states of a share beside its texts."
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft, names = place.with_suffix(".draft"), np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
-    with draft.open("wb") as file:
-        np.savez(file, texts=names, states=np.concatenate(states), lengths=np.array([len(each) for each in states]))
-    draft.replace(place)
+    made, names = io.BytesIO(), np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
+    np.savez(made, texts=names, states=np.concatenate(states), lengths=np.array([len(each) for each in states]))
+    write_bytes(place, made.getvalue())
 
 
 def kept_states(
@@ -122,10 +119,14 @@ def kept_states(
     "States out of the cache, whatever shares their texts were read in."
     found = {}
     for place in sorted(folder.glob("*.npz")):
-        with np.load(place, allow_pickle=False) as kept:
-            texts = json.loads(kept["texts"].tobytes())
-            if not wanted.isdisjoint(texts):
-                found |= zip(texts, np.split(kept["states"], np.cumsum(kept["lengths"])[:-1]))
+        try:
+            with np.load(place, allow_pickle=False) as kept:
+                texts = json.loads(kept["texts"].tobytes())
+                if not wanted.isdisjoint(texts):
+                    rows = zip(texts, np.split(kept["states"], np.cumsum(kept["lengths"])[:-1]))
+                    found |= {text: states.copy() for text, states in rows if text in wanted}
+        except (OSError, ValueError, KeyError, BadZipFile):
+            place.unlink(missing_ok=True)  # damaged, so that it is read again
     return found
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-network
@@ -383,7 +384,7 @@ class Reading:
         count: int = 1,  # candidates of each
         beams: int = 4,  # that are followed
         batch: int = 32,  # sentences at a time
-    ) -> list[list[Candidate]]:  # of each, the best first
+    ) -> list[list[Candidate]]:  # of each, the best first, which length has a say in; fewer where several come to the same
         "What each sentence may become."
         check_language(language)
         check_language(to, [self.card.get("to", "kk")])
@@ -391,66 +392,21 @@ class Reading:
         for start in range(0, len(order), batch):
             rows = order[start : start + batch]
             for k, some in zip(rows, said(self.net, self.eyes.read([texts[k] for k in rows]), count, max(beams, count))):
-                found[k] = [self.candidate(texts[k], numbers, score) for numbers, score in some]
+                told = [self.candidate(texts[k], language, numbers, score) for numbers, score in some]
+                found[k] = [each for place, each in enumerate(told) if each.text not in [other.text for other in told[:place]]]
         return found
 
-    def candidate(self, source: str, numbers: list[int], score: float) -> Candidate:
-        "Pieces as a text, with the source's numbers."
+    def candidate(
+        self,
+        source: str,  # what was read
+        language: str,  # of it
+        numbers: list[int],  # of pieces
+        score: float,  # their mean probability
+    ) -> Candidate:
+        "Pieces as a text; a number that was made up is the source's."
         to = self.card.get("to", "kk")
-        text = mended_numbers(source, self.cutter.decode(numbers), to)
-        sure = expected(score, self.card.get("sure", []))
-        sure = sure / 2 if self.card.get("sure") and odd_numbers(source, text)[1] else sure
-        return Candidate(text, round(sure, 4), spoken_seconds(text, to))
-
-# %% ../nbs/21e_translator_e5.ipynb #translator-e5-digits
-DIGITS = re.compile(r"\b\d{1,3}(?:[ \u00a0]\d{3})+\b|\d+(?:[.,:]\d+)*")  # 12 500 is one number
-
-
-def odd_numbers(
-    source: str,  # what was translated
-    text: str,  # its translation
-) -> tuple[list[str], list[str]]:  # numbers that the source has alone, and those that the translation has alone
-    "Numbers that don't stand on both sides, as often as they are too many, in their order."
-    bare = lambda number: re.sub(r"\D", "", number)
-    sides = [DIGITS.findall(each) for each in (source, text)]
-    over = [Counter(map(bare, sides[k])) - Counter(map(bare, sides[1 - k])) for k in (0, 1)]
-    found = [[], []]
-    for k, side in enumerate(sides):
-        for number in reversed(side):
-            if over[k][bare(number)] > 0:
-                over[k][bare(number)] -= 1
-                found[k].insert(0, number)
-    return found[0], found[1]
-
-
-def number_in(
-    number: str,  # as the source has it
-    to: str,  # language that it is written in
-) -> str:
-    "A number with the marks of a language: the comma of English thousands is a space elsewhere, and its point a comma."
-    if to == "en":
-        return re.sub(r"(?<=\d),(?=\d{1,2}$)", ".", number)
-    return number.replace(",", " ") if re.fullmatch(r"\d{1,3}(,\d{3})+", number) else re.sub(r"\.(?=\d{1,2}$)", ",", number)
-
-
-def mended_numbers(
-    source: str,  # what was translated
-    text: str,  # its translation
-    to: str = "kk",  # language of the translation
-) -> str:
-    "A translation with the source's numbers in place of those that it made up, where there are as many."
-    missing, made_up = odd_numbers(source, text)
-    if not missing or len(missing) != len(made_up):
-        return text
-    waiting, given = list(made_up), iter(missing)
-
-    def exchange(found: re.Match[str]) -> str:
-        if not waiting or found[0] != waiting[0]:
-            return found[0]
-        waiting.pop(0)
-        return number_in(next(given), to)
-
-    return DIGITS.sub(exchange, text)
+        text = mended_number(source, self.cutter.decode(numbers), language, to)
+        return Candidate(text, round(expected(score, self.card.get("sure", [])), 4), spoken_seconds(text, to))
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-grown
 def trained_folder(

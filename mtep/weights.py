@@ -172,7 +172,7 @@ LANGUAGE_WEIGHTS = (
     Artefact(
         name="translator-kk",
         purpose="translation into Kazakh: a small decoder that reads with multilingual-e5-small",
-        licence="CC BY 2.0 FR, as Tatoeba's Russian pairs are; names of places: Unicode licence (CLDR); the rest of what it learned from is CC0 1.0",
+        licence="CC BY 2.0 FR; learned from Tatoeba's Russian pairs (CC BY 2.0 FR), Apertium's collections (GPL-3.0), names of the CLDR (Unicode licence) and sentences of our own (CC0 1.0)",
         homepage="https://github.com/mtep-project/mtep",
         citation="Wang et al. (2024), arXiv 2402.05672, for the encoder; tatoeba.org for its Russian and Kazakh pairs",
     ),

@@ -23,6 +23,7 @@ from mtep.speech.style import (
     melody_shape,
     moved_melody,
     of_strength,
+    plot_effects,
     profile_of,
     put_together,
     read_effects,
@@ -277,12 +278,27 @@ def test_effects_are_relative_to_the_same_words():
 def test_a_feature_that_nobody_moves_has_no_effect():
     clips = table_of([(who, "a", mood) for who in "xy" for mood in ("neutral", "angry", "sad")])
     found = effects_of(pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0] * 6}), clips)
+    alike = effects_of(pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0, 2.0, 2.0] * 2}), clips)
+    assert alike.change.tolist() == [1.0, 1.0] and alike.effect.isna().all()  # all move by as much: there is no spread to compare with
     assert found.effect.tolist() == [0.0, 0.0] and list(found.index.get_level_values("emotion")) == ["angry", "sad"]
 
 
 def test_effects_need_somebody_neutral():
-    with pytest.raises(InputError, match="nobody who is 'neutral'"):
-        effects_of(pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0]}), table_of([("x", "a", "sad")]))
+    one = pd.DataFrame({"jitterLocal_sma3nz_amean": [1.0]})
+    for rows in ([("x", "a", "sad")], [("x", "a", "neutral")]):
+        with pytest.raises(InputError, match="nobody who said the same words 'neutral'"):
+            effects_of(one, table_of(rows))
+    with pytest.raises(InputError, match="1 rows of features are not of 2 clips"):
+        effects_of(one, table_of([("x", "a", "sad")] * 2))
+
+
+def test_effects_are_drawn():
+    plt = load_package("matplotlib.pyplot")
+    figure, ax = plt.subplots()
+    plot_effects(ax, read_effects(), most=5)
+    assert len(ax.get_yticklabels()) == 5 and [label.get_text() for label in ax.get_xticklabels()][0] == "angry"
+    assert len(set(label.get_text() for label in ax.get_yticklabels())) == 5
+    plt.close(figure)
 
 
 def test_the_table_that_ships_has_all_features_and_emotions(tmp_path):

@@ -17,14 +17,21 @@ from mtep.texts import key_of  # noqa: E402
 from mtep.translation import (  # noqa: E402
     LONGEST,
     NLLB_CODES,
+    Candidate,
     Hub,
     Memory,
+    Translation,
     Translator,
     complaints,
     contaminated,
     doubts,
+    from_network,
+    in_words,
     likeness,
     load_parallel,
+    mended_number,
+    number_key,
+    odd_numbers,
     pieces_of,
     plain,
     quality,
@@ -252,3 +259,73 @@ def test_subtitles_keep_their_times(tmp_path):
     ended = typed(["translate", str(place), "-o", str(out)])
     text = out.read_text(encoding="utf-8")
     assert "2 of 2 lines translated" in ended.stderr and "00:00:01,000 --> 00:00:02,500\nБалалар есіктің" in text and "Иттер" in text
+
+
+# --- numbers
+@pytest.mark.parametrize(
+    ("token", "language", "key"),
+    [
+        ("12,500", "en", "12500"), ("12,500.5", "en", "12500.5"), ("1,299.99", "en", "1299.99"), ("3.5", "en", "3.5"), ("0.125", "en", "0.125"),
+        ("12 500,5", "kk", "12500.5"), ("12\u202f500", "kk", "12500"), ("0,125", "ru", "0.125"), ("12,500", "ru", "12.500"), ("1.234.567", "kk", "1234567"),
+        ("٢٠٢٠", "ar", "2020"), ("２０", "ja", "20"), ("2020", "kk", "2020"),
+    ],
+)  # fmt: skip
+def test_a_number_is_the_same_however_it_is_written(token, language, key):
+    assert number_key(token, language) == key
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "missing", "made_up"),
+    [
+        ("It cost 12,500.5 dollars.", "Ол 12 500,5 доллар тұрды.", [], []),
+        ("A rise of 3.5%.", "35% өсім.", ["3.5"], ["35"]),
+        ("At 10:30.", "Сағат 1030.", ["10", "30"], ["1030"]),
+        ("5 and 5 are 10.", "5 пен 10.", ["5"], []),
+        ("On 01.02.2024.", "01.02.2024 күні.", [], []),
+        ("В 2020 году.", "2020 жылы 12 500м.", [], ["12 500"]),
+        ("", "", [], []),
+    ],
+)
+def test_numbers_that_stand_on_one_side_alone(source, told, missing, made_up):
+    language = "ru" if source.startswith("В") else "en"
+    assert [[match[0] for match in side] for side in odd_numbers(source, told, language)] == [missing, made_up]
+
+
+@pytest.mark.parametrize(
+    ("source", "told", "wanted"),
+    [
+        ("He left in 1856.", "Ол 1998 жылы кетті.", "Ол 1856 жылы кетті."),
+        ("He left in 1856.", "Ол 1998-де кетті.", "Ол 1856-да кетті."),
+        ("From 5 to 7.", "5-тен 5-ке дейін.", "5-тен 7-ге дейін."),
+        ("It cost 12,500.5 dollars.", "Ол 7 доллар тұрды.", "Ол 12500,5 доллар тұрды."),
+        ("He has 2 dogs.", "Оның екі иті бар.", "Оның екі иті бар."),
+        ("Seven of 20 pupils.", "Жиырма оқушының 7-еуі.", "Жиырма оқушының 7-еуі."),
+        ("3 million dollars.", "3 000 000 доллар.", "3 000 000 доллар."),
+        ("At 3 pm.", "15:00-де.", "15:00-де."),
+        ("From 1914 to 1918.", "1941 жылдан 1942 жылға дейін.", "1941 жылдан 1942 жылға дейін."),
+        ("The A4 paper of 2020.", "2019-xyz", "2019-xyz"),
+        ("", "7", "7"),
+    ],
+)
+def test_one_made_up_number_is_exchanged(source, told, wanted):
+    assert mended_number(source, told, "en") == wanted
+    assert mended_number(source, wanted, "en") == wanted
+
+
+def test_into_english_a_number_has_a_point():
+    assert mended_number("Баға 3,5 теңге.", "The price is 7 tenge.", "kk", "en") == "The price is 7 tenge."  # Kazakh words for numbers aren't known here
+    assert mended_number("Цена 3,5 тенге.", "The price is 7 tenge.", "ru", "en") == "The price is 3.5 tenge."
+
+
+def test_number_words_are_words():
+    assert [in_words(text, "en") for text in ("I have 2 dogs, both with him.", "a dozen", "in the XIX century", "a mix of 3")] == [False, True, True, False]
+    assert [in_words(text, "ru") for text in ("В 2020 году дома стояли.", "пять домов", "девятнадцатый век", "три миллиона")] == [False, True, True, True]
+    assert in_words("zwei Hunde", "de")  # of other languages nothing is known
+
+
+def test_a_number_that_the_source_does_not_have_is_told():
+    empty = Translation("He left in 1856 and came in 1870.", "", "en", "kk", "none", 0.0)
+    told = from_network(empty, [Candidate("Ол 1998 жылы кетті, 2001 жылы келді.", 0.5, 2.0)], "model")
+    assert told.confidence == 0.5 and told.notes == ("Look at 1998, 2001, which the source doesn't have.",)
+    right = from_network(empty, [Candidate("Ол 1856 жылы кетті, 1870 жылы келді.", 0.5, 2.0)], "model")
+    assert right.notes == ()

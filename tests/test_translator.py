@@ -24,6 +24,7 @@ from mtep.translator import (  # noqa: E402
     small_network,
     train_pieces,
     train_translator,
+    without_litter,
 )
 
 
@@ -142,3 +143,16 @@ def test_changed_files_are_refused(small, tmp_path):
         Small(folder)
     assert json.loads((small / "translator.json").read_text(encoding="utf-8"))["card"]["languages"] == ["en", "ru"]
     assert np.isfinite(sum(path.stat().st_size for path in small.iterdir()))
+
+
+def test_pages_lose_their_litter():
+    long = "О том, что было сказано на совещании, сообщила пресс-служба " * 2
+    given = pd.DataFrame({
+        "src": ["Символы</seg>", "Дом<br />и <b class='x'>двор</b>", "Чай&nbsp;и хлеб", long + "…", "Ну…", "5 < 7 и 8 > 3"],
+        "tgt": ["Рәміздер</seg>", "Үй мен аула", "Шай мен нан", "Бұл туралы мәжілісте айтылды", "Ал…", "5 < 7 және 8 > 3"],
+        "source": ["page"] * 6,
+    })  # fmt: skip
+    told = without_litter(given)
+    assert told.src.tolist() == ["Символы", "Дом и двор", "Чай и хлеб", "Ну…", "5 < 7 и 8 > 3"]
+    assert told.tgt.iloc[0] == "Рәміздер" and list(told) == ["src", "tgt", "source"]
+    assert list(without_litter(given.iloc[:0])) == ["src", "tgt", "source"]

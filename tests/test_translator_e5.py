@@ -18,10 +18,8 @@ from mtep.translator_e5 import (  # noqa: E402
     expectations,
     expected,
     export_mouth,
-    mended_numbers,
+    kept_states,
     new_mouth,
-    number_in,
-    odd_numbers,
     pack,
     piece_vectors,
     read_all,
@@ -89,6 +87,11 @@ def test_only_what_is_new_is_read(eyes, tmp_path, monkeypatch):
     more = read_all(eyes, ["cat", *texts[3:], "cat", texts[0]], tmp_path)
     assert asked == ["cat"] and len(more) == 7
     assert np.array_equal(more[-1], first[0]) and np.array_equal(more[1], first[3]) and np.array_equal(more[0], more[5])
+    place = next(tmp_path.rglob("*.npz"))
+    assert set(kept_states(place.parent, {"cat", "dog 5", "nobody"})) == {"cat", "dog 5"}
+    for share in tmp_path.rglob("*.npz"):
+        share.write_bytes(b"damaged")
+    assert kept_states(place.parent, {"cat"}) == {} and not list(tmp_path.rglob("*.npz"))
     other = Eyes(eyes.name, (1,))
     assert read_all(other, texts[:1], tmp_path)[0].shape[1] == 1
 
@@ -222,37 +225,13 @@ def test_a_language_without_pairs_is_read_as_one_with_them():
 
 
 # --- numbers, and how long a translation is
-@pytest.mark.parametrize(
-    ("source", "told", "wanted"),
-    [
-        ("In 1856 and in 1867.", "1998 жылы және 2001 жылы.", "1856 жылы және 1867 жылы."),
-        ("In 1856 and in 1867.", "1856 жылы және 2001 жылы.", "1856 жылы және 1867 жылы."),
-        ("It cost 12,500 dollars.", "Ол 7 доллар тұрды.", "Ол 12 500 доллар тұрды."),
-        ("It rose by 3.5%.", "Ол 15%-ға өсті.", "Ол 3,5%-ға өсті."),
-        ("At 10:30.", "Сағат 11:15-те.", "Сағат 10:30-те."),
-        ("He has 2 dogs.", "Оның екі иті бар.", "Оның екі иті бар."),
-        ("He has 2 dogs and 3 cats.", "Оның 7 иті бар.", "Оның 7 иті бар."),
-        ("5 and 5 are 10.", "5 пен 5 — 12.", "5 пен 5 — 10."),
-        ("", "7", "7"),
-    ],
-)
-def test_numbers_come_from_the_source(source, told, wanted):
-    assert mended_numbers(source, told) == wanted
-    assert mended_numbers(source, wanted) == wanted
-
-
-def test_numbers_are_written_as_a_language_writes_them():
-    assert [number_in(each, "kk") for each in ("1,234,567", "0.25", "7", "1:05")] == ["1 234 567", "0,25", "7", "1:05"]
-    assert [number_in(each, "en") for each in ("0,25", "1000")] == ["0.25", "1000"]
-    assert odd_numbers("12,500 and 7", "12 500 және 8") == (["7"], ["8"])
-
-
-def test_a_number_of_its_own_costs_half_of_the_confidence(kept, monkeypatch):
+def test_a_made_up_number_is_the_source_s(kept, monkeypatch):
     reading = Reading(kept)
-    reading.card["sure"] = [(0.0, 0.4), (1.0, 0.4)]
     monkeypatch.setattr(reading.cutter, "decode", lambda numbers: "Оның 7 иті бар.", raising=False)
-    told = [reading.candidate(source, [1], 0.5).score for source in ("He has 7 dogs.", "He has 3 dogs.", "He has dogs.")]
-    assert told == [0.4, 0.4, 0.2]
+    assert reading.candidate("He has 3 dogs.", "en", [1], 0.5).text == "Оның 3 иті бар."
+    assert reading.candidate("He has three dogs.", "en", [1], 0.5).text == "Оның 7 иті бар."
+    told = reading.candidates(["He has 3 dogs."], "en", count=4)[0]
+    assert [each.text for each in told] == ["Оның 3 иті бар."]  # the same four times is said once
 
 
 def test_the_score_does_not_depend_on_the_length_that_is_preferred(kept, pairs):
@@ -261,9 +240,10 @@ def test_the_score_does_not_depend_on_the_length_that_is_preferred(kept, pairs):
     told = {longer: said(reading.net, states, 4, 4, longer) for longer in (0.5, 1.0, 3.0)}
     letters = {longer: sum(len(each[0][0]) for each in rows) for longer, rows in told.items()}
     assert letters[0.5] <= letters[1.0] <= letters[3.0]
-    for (numbers, score), state in zip((each[0] for each in told[3.0]), states):
+    whole = [(state, numbers, score) for state, ((numbers, score), *_) in zip(states, told[3.0]) if len(numbers) + 2 < int(1.6 * max(map(len, states))) + 8]
+    for state, numbers, score in whole:  # those that were not cut off
         batch = beside([{"states": state, "labels": [*numbers, 0]}], reading.net.config.pad_token_id)
         with torch.no_grad():
             logits = reading.net(**{name: batch[name] for name in ("states", "attention_mask", "decoder_input_ids")}).logits
         each = logits.log_softmax(-1)[0].gather(1, batch["labels"][0][:, None])
-        assert each.mean().exp().item() == pytest.approx(score, abs=0.03)
+        assert each.mean().exp().item() == pytest.approx(score, rel=0.01)

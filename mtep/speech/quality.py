@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..core import InputError, choose, load_package, progress
+from ..core import InputError, choose, load_package
 from ..media import Sound, resample
 from .style import Parts, as_sound, frame_levels, semitones, spoken_frames, take_apart, world
 
 # %% auto #0
 __all__ = ['CEPSTRA', 'FOUR', 'loudness', 'to_loudness', 'Faults', 'clipped_share', 'click_places', 'faults', 'Compared',
-           'cepstra', 'aligned', 'compare', 'correlation', 'heard_emotions', 'agreement', 'agreed', 'against',
-           'Acquainted', 'discriminant', 'forest']
+           'cepstra', 'aligned', 'compare', 'correlation', 'heard_emotions', 'agreement', 'agreed', 'Acquainted',
+           'discriminant', 'forest']
 
 # %% ../../nbs/23c_quality.ipynb #quality-loudness
 def loudness(
@@ -182,16 +183,6 @@ def agreed(
     return float(hit.mean().mean()), *(float(value) for value in np.percentile(drawn, [2.5, 97.5]))
 
 # %% ../../nbs/23c_quality.ipynb #quality-acquainted
-def against(
-    vectors: np.ndarray,  # of clips, (n, d)
-    own: np.ndarray,  # of clips of the same voice, (m, d)
-) -> np.ndarray:  # (n, d)
-    "What clips are against what their voice usually is: off its mean, in its deviations."
-    if len(own) < 5:
-        raise InputError(f"{len(own)} clips of the voice", "don't tell what it usually sounds like", "give five or more")
-    return (vectors - own.mean(0)) / (own.std(0) + 1e-6)
-
-
 class Acquainted:
     "A recogniser of FOUR emotions that hears a voice against what it usually sounds like."
 
@@ -200,46 +191,55 @@ class Acquainted:
         listener: str = "voice",  # whose measurements are taken: voice or forest
         seed: int = 0,  # of a forest
     ):
-        kinds = {"voice": discriminant, "forest": forest}
-        self.model = kinds[choose(listener, list(kinds), "listener")](seed)
+        kinds = {"voice": discriminant, "forest": partial(forest, seed=seed)}
+        self.model, self.usual = kinds[choose(listener, list(kinds), "listener")](), None
         self.engine = load_package("mtep.emotion.recogniser").Emotion.load(listener, "four").model
 
     def vectors(
         self,
-        sounds: Sequence[Sound | str | Path],  # recordings
+        sounds: Sequence[Sound | str | Path],  # recordings, one at least
     ) -> np.ndarray:  # (n, d)
-        "What the recogniser measures of recordings."
-        read = (as_sound(one) for one in progress(list(sounds), label="hearing", unit="clip"))
-        return np.concatenate([self.engine.vectors([resample(one.samples, one.rate, 16_000)]) for one in read])
+        "What the recogniser measures of recordings. Raises InputError where there are none, or one can't be measured."
+        if not len(sounds):
+            raise InputError("no recordings", "can be heard", "give one at least")
+        return np.concatenate([self.engine.vectors([resample(one.samples, one.rate, 16_000)]) for one in map(as_sound, sounds)])
 
     def learn(
         self,
         vectors: np.ndarray,  # of clips, (n, d)
         speakers: Sequence[str],  # of them
-        emotions: Sequence[str],  # FOUR
+        emotions: Sequence[str],  # FOUR, each of them
     ) -> Acquainted:  # itself
         "Learn emotions relative to each speaker."
-        who, relative = np.asarray(speakers), np.empty_like(vectors)
+        who, told = np.asarray(speakers), np.asarray(emotions)
+        if set(told) != set(FOUR):
+            raise InputError(f"emotions {sorted(set(told))}", "are not the four", f"give clips of {', '.join(FOUR)}")
+        self.usual, relative = load_package("mtep.emotion.wav2vec2").Usual.of(vectors, who), np.empty_like(vectors)
         for speaker in np.unique(who):
-            rows = who == speaker
-            relative[rows] = against(vectors[rows], vectors[rows])
-        self.model.fit(relative, np.asarray(emotions))
+            relative[who == speaker] = self.usual.relative(vectors[who == speaker], vectors[who == speaker])
+        self.model.fit(relative, told)
         return self
 
     def hear(
         self,
         sounds: Sequence[Sound],  # recordings of one voice
-        own: Sequence[Sound],  # other recordings of it, in emotions of all kinds
+        own: Sequence[Sound],  # others of it, in emotions of all kinds; five at least
     ) -> list[str]:  # one of FOUR each
         "Which emotion it hears in each."
-        return self.model.predict(against(self.vectors(sounds), self.vectors(own))).tolist()
+        if self.usual is None:
+            raise InputError("the listener", "has learned nothing", "call learn first")
+        if len(own) < 5:
+            raise InputError(f"{len(own)} recordings of the voice", "don't tell what it usually sounds like", "give five or more")
+        return self.model.predict(self.usual.relative(self.vectors(sounds), self.vectors(own))).tolist()
 
 
-def discriminant(seed: int) -> Any:
-    "A linear discriminant with a shrunken covariance, which needs no chance."
+def discriminant() -> Any:  # of scikit-learn
+    "A linear discriminant with a shrunken covariance."
     return load_package("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / len(FOUR)] * len(FOUR))
 
 
-def forest(seed: int) -> Any:
+def forest(
+    seed: int = 0,  # of everything random
+) -> Any:  # of scikit-learn
     "A random forest in which every emotion counts as much."
     return load_package("sklearn.ensemble").RandomForestClassifier(500, class_weight="balanced", random_state=seed)

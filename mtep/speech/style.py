@@ -416,13 +416,15 @@ def effects_of(
     neutral: str = "neutral",  # emotion that others are compared with
 ) -> pd.DataFrame:  # index emotion and feature; columns family, change, effect, agreeing, speakers
     "What emotions do to acoustic features, relative to each speaker's neutral of the same words. Raises InputError if nobody is neutral."
+    if len(values) != len(table):
+        raise InputError(f"{len(values)} rows of features", f"are not of {len(table)} clips", "give one row for each clip, in the same order")
     about = table[["speaker", "text", "emotion"]].reset_index(drop=True)
     clips = values.reset_index(drop=True)
     usual = clips[about.emotion == neutral].groupby([about.speaker, about.text]).median()
     known = pd.MultiIndex.from_frame(about[["speaker", "text"]])
     rows = (known.isin(usual.index) & (about.emotion != neutral)).to_numpy()
     if not rows.any():
-        raise InputError("the table", f"holds nobody who is {neutral!r} and something else", "name the emotion that others are compared with")
+        raise InputError("the table", f"holds nobody who said the same words {neutral!r} and otherwise", "name the emotion that others are compared with")
     change = clips[rows] - usual.loc[known[rows]].to_numpy()
     each = change.groupby([about.emotion[rows], about.speaker[rows]]).median()
     parts = {emotion: effect_sizes(part.droplevel(0)) for emotion, part in each.groupby(level=0)}
@@ -432,12 +434,12 @@ def effects_of(
 def effect_sizes(
     each: pd.DataFrame,  # a row per speaker, a column per feature: changes
 ) -> pd.DataFrame:  # index feature
-    "How far features move, beside how differently speakers move them."
-    middle, spread = each.median(), each.std(ddof=1)
-    agreeing = (np.sign(each) == np.sign(middle)).mean()
-    effect = (each.mean() / spread).where(spread > 0, 0.0)
+    "How far features move, and how far beside the differences between speakers: Cohen's d of paired values, nothing where all move alike."
+    mean, spread = each.mean(), each.std(ddof=1)
+    agreeing = (np.sign(each) == np.sign(mean)).mean()
+    effect = (mean / spread.where(spread > 0)).where(mean != 0, 0.0)
     families = [family(name) for name in each]
-    return pd.DataFrame({"family": families, "change": middle, "effect": effect, "agreeing": agreeing, "speakers": len(each)}).rename_axis("feature")
+    return pd.DataFrame({"family": families, "change": mean, "effect": effect, "agreeing": agreeing, "speakers": len(each)}).rename_axis("feature")
 
 
 def read_effects(
