@@ -251,10 +251,11 @@ def train_mouth(
     net: Mouth,  # its weights change
     rows: Seen,  # to learn from
     folder: str | Path,  # for what a training that is stopped goes on from
-    **how: Any,  # epochs, batch, rate, seed, average: as learn takes them
+    average: int = 5,  # last passes whose weights are averaged
+    **how: Any,  # epochs, batch, rate, seed: as learn takes them
 ) -> Mouth:
     "Learn to say what was read; what was begun in the folder is gone on with."
-    return learn(net, rows, partial(beside, pad=net.config.pad_token_id), folder, **how)
+    return learn(net, rows, partial(beside, pad=net.config.pad_token_id), folder, average=average, **how)
 
 # %% ../nbs/21e_translator_e5.ipynb #translator-e5-keeping
 def to_eight_bits(
