@@ -168,7 +168,7 @@ def test_a_listener_has_learned_and_knows_the_voice(friend, monkeypatch):
 
 def test_nothing_can_not_be_heard(friend):
     with pytest.raises(InputError, match="no recordings"):
-        friend.vectors([])
+        friend.vectors(iter([]))
 
 
 def test_only_known_listeners_become_acquainted():

@@ -5,7 +5,7 @@
 # %% ../../nbs/23c_quality.ipynb #quality-imports
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,12 +197,13 @@ class Acquainted:
 
     def vectors(
         self,
-        sounds: Sequence[Sound | str | Path],  # recordings, one at least
+        sounds: Iterable[Sound | str | Path],  # recordings, one at least
     ) -> np.ndarray:  # (n, d)
         "What the recogniser measures of recordings. Raises InputError where there are none, or one can't be measured."
-        if not len(sounds):
+        found = [self.engine.vectors([resample(one.samples, one.rate, 16_000)]) for one in map(as_sound, sounds)]
+        if not found:
             raise InputError("no recordings", "can be heard", "give one at least")
-        return np.concatenate([self.engine.vectors([resample(one.samples, one.rate, 16_000)]) for one in map(as_sound, sounds)])
+        return np.concatenate(found)
 
     def learn(
         self,
