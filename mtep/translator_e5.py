@@ -397,14 +397,8 @@ class Reading:
                 found[k] = [each for place, each in enumerate(told) if each.text not in [other.text for other in told[:place]]]
         return found
 
-    def candidate(
-        self,
-        source: str,  # what was read
-        language: str,  # of it
-        numbers: list[int],  # of pieces
-        score: float,  # their mean probability
-    ) -> Candidate:
-        "Pieces as a text; a number that was made up is the source's."
+    def candidate(self, source: str, language: str, numbers: list[int], score: float) -> Candidate:
+        "Pieces as a text; a number that was made up is the source's. The score is the mean probability of the pieces."
         to = self.card.get("to", "kk")
         text = mended_number(source, self.cutter.decode(numbers), language, to)
         return Candidate(text, round(expected(score, self.card.get("sure", [])), 4), spoken_seconds(text, to))

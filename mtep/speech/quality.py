@@ -19,8 +19,8 @@ from .style import Parts, as_sound, frame_levels, semitones, spoken_frames, take
 
 # %% auto #0
 __all__ = ['CEPSTRA', 'FOUR', 'loudness', 'to_loudness', 'Faults', 'clipped_share', 'click_places', 'faults', 'Compared',
-           'cepstra', 'aligned', 'compare', 'correlation', 'heard_emotions', 'agreement', 'agreed', 'Acquainted',
-           'discriminant', 'forest']
+           'cepstra', 'aligned', 'compare', 'correlation', 'heard_emotions', 'agreement', 'agreed', 'discriminant',
+           'forest', 'Acquainted']
 
 # %% ../../nbs/23c_quality.ipynb #quality-loudness
 def loudness(
@@ -182,6 +182,18 @@ def agreed(
     drawn = [hit.iloc[rng.integers(len(hit), size=len(hit))].mean().mean() for _ in range(draws)]
     return float(hit.mean().mean()), *(float(value) for value in np.percentile(drawn, [2.5, 97.5]))
 
+# %% ../../nbs/23c_quality.ipynb #quality-learners
+def discriminant() -> Any:  # of scikit-learn
+    "A linear discriminant with a shrunken covariance."
+    return load_package("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / len(FOUR)] * len(FOUR))
+
+
+def forest(
+    seed: int = 0,  # of everything random
+) -> Any:  # of scikit-learn
+    "A random forest in which every emotion counts as much."
+    return load_package("sklearn.ensemble").RandomForestClassifier(500, class_weight="balanced", random_state=seed)
+
 # %% ../../nbs/23c_quality.ipynb #quality-acquainted
 class Acquainted:
     "A recogniser of FOUR emotions that hears a voice against what it usually sounds like."
@@ -232,15 +244,3 @@ class Acquainted:
         if len(own) < 5:
             raise InputError(f"{len(own)} recordings of the voice", "don't tell what it usually sounds like", "give five or more")
         return self.model.predict(self.usual.relative(self.vectors(sounds), self.vectors(own))).tolist()
-
-
-def discriminant() -> Any:  # of scikit-learn
-    "A linear discriminant with a shrunken covariance."
-    return load_package("sklearn.discriminant_analysis").LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / len(FOUR)] * len(FOUR))
-
-
-def forest(
-    seed: int = 0,  # of everything random
-) -> Any:  # of scikit-learn
-    "A random forest in which every emotion counts as much."
-    return load_package("sklearn.ensemble").RandomForestClassifier(500, class_weight="balanced", random_state=seed)
