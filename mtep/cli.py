@@ -285,7 +285,7 @@ NewModel = Annotated[
 FeatureSet = Annotated[
     str,
     typer.Option(
-        "--set", metavar="SET", autocompletion=complete_features, help="egemaps (88 values) or compare (6373)."
+        "--set", metavar="SET", autocompletion=complete_features, help="egemaps (88 values) or compare (6373); egemaps-even and compare-even leave silence and gain out."
     ),
 ]
 Kind = Annotated[str, typer.Option(metavar="KIND", help="forest or svm.")]

@@ -40,7 +40,7 @@ from mtep.core import (
     write_text,
 )
 from .features import at_least_one, join_chunks, keys_of, locked, named_files, read_cache, write_chunk
-from .media import check_sound, read_sound, resample
+from .media import check_sound, read_sound, resample, trim_silence
 
 # %% auto #0
 __all__ = ['RATE', 'WINDOW', 'STEP', 'STORED_TYPES', 'CT2_NAMES', 'CT2_LAYER_NAMES', 'CT2_PARTS', 'KINDS', 'OLD_SPELLING',
@@ -51,9 +51,9 @@ __all__ = ['RATE', 'WINDOW', 'STEP', 'STORED_TYPES', 'CT2_NAMES', 'CT2_LAYER_NAM
            'layer_number', 'fit_samples', 'convolved', 'Timing', 'Stack', 'Encoder', 'plain_stepper', 'frame_counts',
            'Kind', 'classes', 'read_config', 'read_checkpoint', 'own_name', 'fingerprint', 'open_encoder', 'settle',
            'load_encoder', 'licence_of', 'find_device', 'fast_bfloat16', 'tiny_checkpoint', 'save', 'save_encoder',
-           'quiet_transformers', 'trim_silence', 'change_speed', 'windows', 'batches', 'at_rest', 'check_layers',
-           'batch_seconds_in', 'encode', 'pool', 'moments', 'join_windows', 'pooled', 'recipe', 'column_names', 'Ready',
-           'make_ready', 'loads', 'embed_files', 'find_embeddings', 'embed']
+           'quiet_transformers', 'change_speed', 'windows', 'batches', 'at_rest', 'check_layers', 'batch_seconds_in',
+           'encode', 'pool', 'moments', 'join_windows', 'pooled', 'recipe', 'column_names', 'Ready', 'make_ready',
+           'loads', 'embed_files', 'find_embeddings', 'embed']
 
 # %% ../nbs/07_encoders.ipynb #encoders-mel
 RATE = 16_000  # samples a second, for every encoder here
@@ -892,26 +892,6 @@ def quiet_transformers() -> Iterator[None]:
             said.enable_progress_bar()
 
 # %% ../nbs/07_encoders.ipynb #encoders-trim
-def trim_silence(
-    samples: np.ndarray,  # sound, (n,)
-    rate: int = RATE,  # samples a second
-    below: float = 35.0,  # decibels under the loudest frame from which a frame counts as silence
-    margin: float = 0.1,  # seconds left standing on either side
-) -> np.ndarray:  # float32, (m,) with m ≤ n, never empty unless the sound was
-    "Cut silence off both ends: frames of 25 ms, every 10 ms, far softer than the loudest."
-    samples = np.asarray(samples, dtype=np.float32)
-    window, step = round(0.025 * rate), round(0.010 * rate)
-    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    centres = np.arange(0, len(samples) + 1, step)
-    ends = [np.clip(centres + side, 0, len(samples)) for side in (-(window // 2), window - window // 2)]
-    power = np.maximum(energy[ends[1]] - energy[ends[0]], 0.0)
-    loud = np.flatnonzero(power > power.max() * 10 ** (-below / 10))
-    if not len(loud):
-        return samples
-    first, last = centres[loud[[0, -1]]]
-    return samples[max(0, first - round(margin * rate)) : last + round(margin * rate)]
-
-
 def change_speed(
     samples: np.ndarray,  # sound at 16 kHz, (n,)
     factor: float,  # above 1 is faster and higher

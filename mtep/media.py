@@ -27,13 +27,13 @@ import numpy as np
 from .core import InputError, MediaError, choose, load_package, storage_errors
 
 # %% auto #0
-__all__ = ['FFMPEG_FORMATS', 'STDERR_LOCK', 'SUBTYPES', 'SOUND_ENDINGS', 'SILENCE_DB', 'EspeakCallback', 'ESPEAK_LOCK', 'Sound',
-           'resample', 'local_file', 'truncated', 'check_length', 'quiet_stderr', 'read_with_sndfile',
+__all__ = ['FFMPEG_FORMATS', 'STDERR_LOCK', 'SUBTYPES', 'SOUND_ENDINGS', 'SILENCE_DB', 'EVEN_DB', 'EspeakCallback', 'ESPEAK_LOCK',
+           'Sound', 'resample', 'local_file', 'truncated', 'check_length', 'quiet_stderr', 'read_with_sndfile',
            'open_with_ffmpeg', 'stream_seconds', 'read_with_ffmpeg', 'read_sound', 'write_sound', 'sndfile_blocks',
-           'ffmpeg_blocks', 'mono_blocks', 'at_rate', 'stream_sound', 'recordings_in', 'check_sound', 'MediaInfo',
-           'probe', 'probe_with_ffmpeg', 'Utterance', 'Word', 'Speech', 'espeak_data', 'espeak_languages',
-           'espeak_variants', 'check_voice', 'EspeakEvent', 'espeak_library', 'espeak_run', 'word_times', 'say',
-           'speak', 'speak_for_parent', 'speak_all']
+           'ffmpeg_blocks', 'mono_blocks', 'at_rate', 'stream_sound', 'recordings_in', 'check_sound', 'trim_silence',
+           'even', 'MediaInfo', 'probe', 'probe_with_ffmpeg', 'Utterance', 'Word', 'Speech', 'espeak_data',
+           'EspeakVoice', 'read_espeak_voice', 'espeak_voices', 'espeak_languages', 'espeak_variants', 'check_voice',
+           'EspeakEvent', 'espeak_library', 'espeak_run', 'word_times', 'say', 'speak', 'speak_for_parent', 'speak_all']
 
 # %% ../nbs/03_media.ipynb #media-sound
 class Sound(NamedTuple):
@@ -416,6 +416,40 @@ def check_sound(
         raise MediaError(name, "is silent", "check the recording; channels of opposite sign also cancel to silence")
     return Sound(samples, rate)
 
+# %% ../nbs/03_media.ipynb #media-even
+def trim_silence(
+    samples: np.ndarray,  # sound, (n,)
+    rate: int = 16_000,  # samples a second
+    below: float = 35.0,  # decibels under the loudest frame from which a frame counts as silence
+    margin: float = 0.1,  # seconds left standing on either side
+) -> np.ndarray:  # float32, (m,) with m ≤ n, never empty unless the sound was
+    "Cut silence off both ends: frames of 25 ms, every 10 ms, far softer than the loudest."
+    samples = np.asarray(samples, dtype=np.float32)
+    window, step = round(0.025 * rate), round(0.010 * rate)
+    energy = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    centres = np.arange(0, len(samples) + 1, step)
+    ends = [np.clip(centres + side, 0, len(samples)) for side in (-(window // 2), window - window // 2)]
+    power = np.maximum(energy[ends[1]] - energy[ends[0]], 0.0)
+    loud = np.flatnonzero(power > power.max() * 10 ** (-below / 10))
+    if not len(loud):
+        return samples
+    first, last = centres[loud[[0, -1]]]
+    return samples[max(0, first - round(margin * rate)) : last + round(margin * rate)]
+
+
+EVEN_DB = -26.0  # root mean square to which recordings are brought, dB below full scale; peaks of speech still fit
+
+
+def even(
+    samples: np.ndarray,  # sound, (n,)
+    rate: int = 16_000,  # samples a second
+    level: float = EVEN_DB,  # root mean square of what is left, dB below full scale
+) -> np.ndarray:  # float32, (m,) with m ≤ n
+    "What sounds of a recording, at a common level: silence at both ends cut off, and the gain taken out. Nothing but silence stays as it is."
+    inside = trim_silence(samples, rate)
+    strength = np.sqrt(np.mean(np.square(inside, dtype=np.float64))) if len(inside) else 0.0
+    return inside if strength == 0 else (inside * (10 ** (level / 20) / strength)).astype(np.float32)
+
 # %% ../nbs/03_media.ipynb #media-info
 @dataclass(frozen=True)
 class MediaInfo:
@@ -532,17 +566,36 @@ def espeak_data() -> Path:
     return Path(load_package("espeakng_loader", "speech").get_data_path())
 
 
+class EspeakVoice(NamedTuple):
+    "What a file of espeak-ng's says of a language."
+
+    file: str  # its name, by which the library knows it
+    name: str  # for people
+    dictionary: str  # of its pronunciation
+    codes: dict[str, int]  # of the language, and how readily the file answers to each, the lower the readier
+
+
+def read_espeak_voice(
+    file: Path,  # in espeak-ng's folder of languages
+) -> EspeakVoice:
+    "One file of a language."
+    lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    told = lambda word, default: next((" ".join(words[1:]) for words in lines if words[0] == word and len(words) > 1), default)
+    codes = {words[1].lower(): int(words[2]) if len(words) > 2 else 5 for words in lines if words[0] == "language" and len(words) > 1}
+    return EspeakVoice(file.name, told("name", file.name), told("dictionary", file.name.split("-")[0]), codes)
+
+
 @functools.cache
+def espeak_voices() -> dict[str, EspeakVoice]:  # code of the language to voice
+    "What espeak-ng speaks: several codes may mean one voice; a voice whose dictionary is missing says nothing that could be understood, and is left out."
+    read = [read_espeak_voice(file) for file in sorted((espeak_data() / "lang").rglob("*")) if file.is_file()]
+    found = [(code, rank, voice) for voice in read if (espeak_data() / f"{voice.dictionary}_dict").is_file() for code, rank in voice.codes.items()]
+    return {code: voice for code, _, voice in sorted(found, key=lambda one: (-one[1], -len(one[2].file)))}
+
+
 def espeak_languages() -> dict[str, str]:  # code to name
     "Languages that espeak-ng speaks."
-    found = {}
-    for file in sorted((espeak_data() / "lang").rglob("*")):
-        if file.is_file():
-            lines = [line.split(None, 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-            name = next((words[1].strip() for words in lines if words[0] == "name" and len(words) > 1), file.name)
-            codes = [words[1].split()[0].lower() for words in lines if words[0] == "language" and len(words) > 1]
-            found |= {code: name for code in codes[:1]} | {code: found.get(code, name) for code in codes[1:]}
-    return found
+    return {code: voice.name for code, voice in sorted(espeak_voices().items())}
 
 
 @functools.cache
@@ -619,7 +672,8 @@ def espeak_run(
 
     callback = EspeakCallback(collect)
     library.espeak_SetSynthCallback(callback)
-    voice = f"{utterance.language}+{utterance.variant}" if utterance.variant else utterance.language
+    file = espeak_voices()[utterance.language].file
+    voice = f"{file}+{utterance.variant}" if utterance.variant else file
     failed = library.espeak_SetVoiceByName(voice.encode("utf-8"))
     for number, value in enumerate((utterance.rate, utterance.volume, utterance.pitch, utterance.pitch_range), start=1):
         library.espeak_SetParameter(number, value, 0)

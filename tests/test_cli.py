@@ -412,7 +412,7 @@ def test_completion_of_names_and_parameters(checkout):
     assert {"tiny", "all"} <= {*completed("mtep run ")}
     assert completed("mtep run tiny -p se") == ["seed="]
     assert completed("mtep data info rav") == ["ravdess", "ravdess-video"]
-    assert completed("mtep features ravdess --set c") == ["compare"]
+    assert completed("mtep features ravdess --set c") == ["compare", "compare-even"]
 
 
 def test_completion_never_disturbs_the_prompt(checkout):

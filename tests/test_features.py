@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from mtep import features
-from mtep.core import ExperimentError, InputError, MediaError, MtepError, StorageError
+from mtep.core import ExperimentError, InputError, MediaError, MtepError, StorageError, digest
 from mtep.features import describe, extract, family, low_level, measure, write_table
 from mtep.media import Sound, write_sound
 
@@ -403,3 +403,17 @@ def test_ravdess_clips(data_folder):
     table = extract(files)
     expected = np.vstack([features.extractor().process_file(str(path)).to_numpy() for path in files])
     np.testing.assert_array_equal(table.to_numpy(), expected)
+
+
+def test_even_sets_hear_neither_framing_nor_gain(tmp_path):
+    rng = np.random.default_rng(0)
+    voice = 0.3 * np.sign(np.sin(2 * np.pi * 140 * np.arange(16_000) / 16_000)) + 0.01 * rng.standard_normal(16_000)
+    still = np.zeros(16_000)
+    bare = write_sound(tmp_path / "bare.wav", voice, 16_000)
+    framed = write_sound(tmp_path / "framed.wav", np.concatenate([still, 0.1 * voice, still]), 16_000)
+    whole, even = (extract([bare, framed], name, jobs=1) for name in ("egemaps", "egemaps-even"))
+    level = "equivalentSoundLevel_dBp"
+    assert whole[level].diff().abs().iloc[1] > 15
+    assert even[level].diff().abs().iloc[1] < 1.5  # the margins that stay
+    assert digest(features.recipe("egemaps")) != digest(features.recipe("egemaps-even"))
+    assert "even" not in features.recipe("egemaps")  # what was measured before keeps its place

@@ -365,9 +365,31 @@ def test_nothing_to_say(text):
         speak(text)
 
 
+@pytest.mark.parametrize("codes", [("en-gb", "en"), ("fr-fr", "fr"), ("pt-pt", "pt"), ("zh", "cmn"), ("no", "nb")])
+def test_every_code_of_a_language_speaks(codes):
+    one, other = (speak("1, 2", language=code).samples for code in codes)
+    assert len(one) > 8_000 and np.array_equal(one, other)
+
+
+def test_languages_without_a_dictionary_are_not_offered():
+    assert not {"fo", "kaa", "xex"} & set(media.espeak_languages())
+    assert all((media.espeak_data() / f"{voice.dictionary}_dict").is_file() for voice in media.espeak_voices().values())
+
+
+def test_framing_and_gain_leave_no_trace():
+    line = speak(LINE)
+    still = np.zeros(line.rate, np.float32)
+    framed = np.concatenate([still, 0.05 * line.samples, still])
+    one, other = media.even(line.samples, line.rate), media.even(framed, line.rate)
+    middle = (len(other) - len(one)) // 2
+    assert 0 <= middle <= 0.2 * line.rate
+    assert np.sqrt(np.mean(one**2)) == pytest.approx(10 ** (media.EVEN_DB / 20), rel=1e-3)
+    assert np.sqrt(np.mean(other**2)) == pytest.approx(10 ** (media.EVEN_DB / 20), rel=1e-3)
+
+
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    media.espeak_languages.cache_clear()
+    media.espeak_voices.cache_clear()
     with pytest.raises(PackageError, match=r"mtep\[speech\]"):
         speak(LINE)
     with pytest.raises(PackageError, match=r"mtep\[speech\]"):

@@ -207,18 +207,19 @@ def train(
     trees: int = 300,  # trees in the forest
     seed: int = 0,  # of the forest
     jobs: int | None = None,  # processes for the features; as many as cores if not given
+    features: str = "egemaps",  # feature set
 ) -> Forest:  # trained on every clip
     "A model of a whole corpus, from the cache where it has been trained before."
     corpus = load(corpus) if isinstance(corpus, str) else corpus
     versions = package_versions("scikit-learn", "opensmile", "mtep")
-    key = digest([corpus.digest(), kind, trees, seed, versions])[:16]
+    key = digest([corpus.digest(), kind, trees, seed, features, versions])[:16]
     folder = settings().cache / "models" / f"{kind}-{corpus.name}-{key}"
     if (folder / "config.json").is_file():
         return load_forest(folder)
-    model = Forest(kind, trees, seed).fit(extract(corpus, jobs=jobs), corpus.table["emotion"])
+    model = Forest(kind, trees, seed).fit(extract(corpus, features, jobs=jobs), corpus.table["emotion"])
     model.card = {
         "corpus": corpus.name, "digest": corpus.digest(), "clips": len(corpus), "licence": corpus.licence,
-        "synthetic": corpus.synthetic, "feature_set": "egemaps",
+        "synthetic": corpus.synthetic, "feature_set": features,
         "limits": "Acted speech; trained on every clip, so no figure can be measured on this corpus with it.",
     }  # fmt: skip
     save_forest(model, folder)

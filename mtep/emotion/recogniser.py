@@ -112,10 +112,10 @@ def load_cnn(
 def load_forest_voice(
     device: str = "auto",  # not used: a forest knows only the processor
 ) -> ForestVoice:
-    "A forest trained on the first corpus of people that is found."
+    "A forest trained on the first corpus of people that is found, on what sounds of its clips and at one level, since nobody's recordings are framed as a corpus is."
     for name in ("ravdess", "emodb"):
         if find(name):
-            return ForestVoice(train(name))
+            return ForestVoice(train(name, features="egemaps-even"))
     raise CorpusError("a forest", "has no corpus to learn from", "run: mtep data get ravdess")
 
 
