@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="networks need torch")
 from mtep.cli import app  # noqa: E402
 from mtep.core import InputError, MtepError, PackageError, load_package  # noqa: E402
 from mtep.media import Sound, resample, write_sound  # noqa: E402
-from mtep.speech.style import Change, coloured, read_profile, style_of, take_apart  # noqa: E402
+from mtep.speech.style import Change, coloured, read_profile, spoken_frames, style_of, take_apart  # noqa: E402
 from mtep.speech.synthesis import Synthesiser, speak_transcript  # noqa: E402
 from mtep.speech.transcripts import Segment, Transcript  # noqa: E402
 from mtep.speech.voice import (  # noqa: E402
@@ -29,11 +29,15 @@ from mtep.speech.voice import (  # noqa: E402
     apart_in_colour,
     band_levels,
     carry_quick,
+    change_of,
     colour_of,
     convert,
     convert_by_neighbours,
+    enlivened,
     equal_error_rate,
     farther,
+    frame_powers,
+    liveliness,
     read_acting,
     recoloured,
     register_of,
@@ -116,10 +120,29 @@ def test_an_acting_table_without_a_column_is_refused(tmp_path):
 def test_going_farther_by_nothing_stays():
     begin = Acting(dict(f0=1.0, range=5.0, level=-40.0, pace=4.0), Colour(np.zeros(BANDS), np.ones(BANDS)))
     end = Acting(dict(f0=6.0, range=10.0, level=-30.0, pace=5.0), Colour(np.ones(BANDS), 2 * np.ones(BANDS)))
-    still, colour = farther(begin, end, {"numbers": 0.0, "colour": 0.0})
-    assert still.f0 == 0 and still.range == still.pace == 1 and np.allclose(colour.spread, 1)
-    whole, colour = farther(begin, end, {"numbers": 1.0, "colour": 2.0})
+    nothing = farther(begin, end, {"numbers": 0.0, "colour": 0.0})
+    still = change_of(begin, nothing)
+    assert still.f0 == 0 and still.range == still.pace == 1 and np.allclose(nothing.colour.spread, 1)
+    there = farther(begin, end, {"numbers": 1.0, "colour": 2.0})
+    whole, colour = change_of(begin, there), there.colour
     assert (whole.f0, whole.range, whole.level) == (5.0, 2.0, 10.0) and np.allclose(colour.spread, 4) and np.allclose(colour.mean, 2)
+    lively = farther(replace(begin, liveliness=6.0), replace(end, liveliness=8.0), {"numbers": 1.0, "colour": 1.0})
+    assert lively.liveliness == pytest.approx(8.0) and there.liveliness is None
+
+
+def test_levels_move_as_much_as_is_wanted(plain):
+    parts = take_apart(plain)
+    frames = spoken_frames(parts)  # what becomes too soft to count afterwards counts here
+    for times in (0.8, 1.3):
+        moved = frame_powers(enlivened(parts, liveliness(parts) * times))[frames]
+        assert moved.std() == pytest.approx(liveliness(parts) * times, rel=0.12)
+    assert np.allclose(enlivened(parts, liveliness(parts)).spectrum, parts.spectrum)
+
+
+def test_chosen_rows_stand_in_for_medians():
+    medians, chosen = read_acting(directed=False), read_acting()
+    assert set(medians) == set(chosen) and all(one.liveliness is None for one in medians.values())
+    assert chosen["low", "fearful"].style == medians["low", "fearful"].style
 
 
 @pytest.mark.parametrize("voice", ["m1", "f2"])

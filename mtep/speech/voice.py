@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from ..core import InputError, PackageError, choose, file_digest, load_package, storage_errors
 from ..media import Sound, Word, resample
@@ -44,9 +44,10 @@ from .synthesis import Espeak, Manner, Spoken, louder
 from ..weights import assets_folder
 
 # %% auto #0
-__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'LAYER', 'ROUTES', 'PIECE',
-           'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'apart_in_colour', 'recoloured',
-           'Acting', 'acting_table', 'read_acting', 'register_of', 'farther', 'act', 'settled', 'roomy', 'Voice',
+__all__ = ['BANDS', 'LOW', 'HIGH', 'DEEP', 'MOST_GAIN', 'LIVELIEST', 'ACTED', 'FARTHER', 'LOUDEST', 'SHARE', 'LAYER', 'ROUTES',
+           'PIECE', 'STEP', 'WEIGHTS', 'Colour', 'band_filters', 'band_levels', 'colour_of', 'apart_in_colour',
+           'recoloured', 'frame_powers', 'liveliness', 'enlivened', 'Acting', 'acting_table', 'read_table',
+           'read_acting', 'register_of', 'farther', 'change_of', 'act', 'dressed', 'settled', 'roomy', 'Voice',
            'voice_of', 'warp_of', 'convert', 'Known', 'frame_states', 'frames_of', 'said_by', 'convert_by_neighbours',
            'praat_melody', 'overlap_added', 'tilted', 'carry_quick', 'Actor', 'replace_times', 'print_weights',
            'Prints', 'spoken_spectra', 'equal_error_rate', 'tiny_prints', 'plot_colours']
@@ -118,6 +119,36 @@ def recoloured(
         parts = replace(parts, spectrum=parts.spectrum * 10 ** (wide / 10))
     return parts
 
+# %% ../../nbs/23b_voice.ipynb #voice-liveliness
+LIVELIEST = (0.6, 2.0)  # times by which the movement of the level may change
+
+
+def frame_powers(
+    parts: Parts,  # of a recording
+    smooth: int = 20,  # milliseconds over which frames run together
+) -> np.ndarray:  # dB, (T,)
+    "The level of each frame, without the pulses of the voice."
+    power = gaussian_filter1d(parts.spectrum.mean(axis=1), smooth / (1000 * FRAME))
+    return 10 * np.log10(power + 1e-12)
+
+
+def liveliness(
+    parts: Parts,  # of a recording
+) -> float:  # dB
+    "By how much the level moves while somebody speaks: its standard deviation over frames."
+    return float(frame_powers(parts)[spoken_frames(parts)].std())
+
+
+def enlivened(
+    parts: Parts,  # of a recording
+    wanted: float,  # dB, as liveliness has it
+) -> Parts:
+    "Loud frames made louder and soft ones softer, or the other way, so that the level of what is spoken moves as is wanted."
+    times = float(np.clip(wanted / max(liveliness(parts), 0.1), *LIVELIEST))
+    levels = frame_powers(parts)
+    gain = np.clip((levels - levels[spoken_frames(parts)].mean()) * (times - 1), -25, 12)
+    return replace(parts, spectrum=parts.spectrum * 10 ** (gain / 10)[:, None])
+
 # %% ../../nbs/23b_voice.ipynb #voice-acting
 ACTED = ("f0", "range", "level", "pace")  # numbers of a style that acting changes
 FARTHER = {"numbers": 1.2, "colour": 2.0}  # times the way from neutral to an emotion
@@ -129,6 +160,7 @@ class Acting:
 
     style: dict[str, float]  # the numbers in ACTED
     colour: Colour
+    liveliness: float | None = None  # of the level, dB; as it is if not given
 
 
 def acting_table(
@@ -144,11 +176,10 @@ def acting_table(
     return found.assign(speakers=each.groupby(["register", "emotion"]).size())
 
 
-def read_acting(
-    path: str | Path | None = None,  # .tsv written from acting_table; the one that ships if not given
+def read_table(
+    place: Path,  # .tsv written from acting_table, or by chapter 23d
 ) -> dict[tuple[str, str], Acting]:  # register and emotion
-    "How emotions are acted."
-    place = Path(path) if path else assets_folder() / "prosody" / "acting.tsv"
+    "The rows of a table of acting."
     with storage_errors(place):
         table = pd.read_csv(place, sep="\t", comment="#")
     curves = {kind: [f"{kind}_{k:02d}" for k in range(BANDS)] for kind in ("mean", "spread")}
@@ -156,7 +187,21 @@ def read_acting(
         raise InputError(place, f"has no column {missing[0]}", "write one from acting_table")
     colours = [Colour(*(row[curves[kind]].to_numpy(float) for kind in ("mean", "spread"))) for _, row in table.iterrows()]
     styles = table[list(ACTED)].astype(float).to_dict("records")
-    return {(row.register, row.emotion): Acting(style, colour) for row, style, colour in zip(table.itertuples(), styles, colours)}
+    lively = table["liveliness"].astype(float) if "liveliness" in table else [None] * len(table)
+    return {(row.register, row.emotion): Acting(style, colour, dB) for row, style, colour, dB in zip(table.itertuples(), styles, colours, lively)}
+
+
+def read_acting(
+    path: str | Path | None = None,  # .tsv written from acting_table; the one that ships if not given
+    directed: str | Path | bool = True,  # whether rows that were chosen (chapter 23d) stand in for medians, or their table
+) -> dict[tuple[str, str], Acting]:  # register and emotion
+    "How emotions are acted: how each ends up at full strength."
+    shipped = assets_folder() / "prosody"
+    medians = read_table(Path(path) if path else shipped / "acting.tsv")
+    ends = {(name, emotion): farther(medians[name, "neutral"], one) for (name, emotion), one in medians.items()}
+    if directed is False or (directed is True and path):
+        return ends
+    return ends | read_table(shipped / "directed.tsv" if directed is True else Path(directed))
 
 # %% ../../nbs/23b_voice.ipynb #voice-act
 def register_of(
@@ -172,13 +217,23 @@ def farther(
     begin: Acting,  # neutral
     end: Acting,  # an emotion
     times: dict[str, float] = FARTHER,  # of the way
-) -> tuple[Change, Colour]:
-    "From neutral to an emotion and on: what changes in the numbers, and the colour at the end."
+) -> Acting:
+    "From neutral to an emotion and on; the level goes there and no farther."
     a, b, numbers, colour = begin.style, end.style, times["numbers"], times["colour"]
-    change = Change(f0=(b["f0"] - a["f0"]) * numbers, range=(b["range"] / a["range"]) ** numbers, level=b["level"] - a["level"],
-                    pace=(b["pace"] / a["pace"]) ** numbers)  # fmt: skip
+    style = {"f0": a["f0"] + (b["f0"] - a["f0"]) * numbers, "level": b["level"]}
+    style |= {name: a[name] * (b[name] / a[name]) ** numbers for name in ("range", "pace")}
     mean = begin.colour.mean + (end.colour.mean - begin.colour.mean) * colour
-    return change, Colour(mean, begin.colour.spread * (end.colour.spread / begin.colour.spread) ** colour)
+    lively = None if None in (begin.liveliness, end.liveliness) else begin.liveliness * (end.liveliness / begin.liveliness) ** numbers
+    return Acting(style, Colour(mean, begin.colour.spread * (end.colour.spread / begin.colour.spread) ** colour), lively)
+
+
+def change_of(
+    begin: Acting,  # neutral
+    end: Acting,  # an emotion
+) -> Change:
+    "What changes in the numbers."
+    a, b = begin.style, end.style
+    return Change(f0=b["f0"] - a["f0"], range=b["range"] / a["range"], level=b["level"] - a["level"], pace=b["pace"] / a["pace"])
 
 # %% ../../nbs/23b_voice.ipynb #voice-act-emotion
 def act(
@@ -194,13 +249,22 @@ def act(
     parts = take_apart(given)
     own = style_of(parts)
     neutral = acting[register_of(own, acting), "neutral"]
-    change, colour = farther(neutral, acting[register_of(own, acting), emotion], {name: times * strength for name, times in FARTHER.items()})
-    lively = neutral.style["range"] / max(own.range, 0.3)
+    wanted = farther(neutral, acting[register_of(own, acting), emotion], {"numbers": strength, "colour": strength})
+    change, lively = change_of(neutral, wanted), neutral.style["range"] / max(own.range, 0.3)
     quiet = LOUDEST - max(one.style["level"] - neutral.style["level"] for one in acting.values()) * SHARE - own.level
     level = of_strength(Change(level=change.level), strength).level * SHARE + quiet
     change, notes = within_bounds(change._replace(range=change.range * lively, level=max(level, BOUNDS["level"][0])))
-    parts = recoloured(stretched(parts, change.pace, change.pauses), colour)
-    return settled(parts, own, change, notes, rounds)
+    return settled(dressed(parts, change, wanted), own, change, notes, rounds)
+
+
+def dressed(
+    parts: Parts,  # of a recording
+    change: Change,  # of which pace and pauses are taken
+    wanted: Acting,  # of which colour and liveliness are taken
+) -> Parts:
+    "On another clock, in another colour, livelier or less; melody and loudness as they were."
+    parts = recoloured(stretched(parts, change.pace, change.pauses), wanted.colour)
+    return parts if wanted.liveliness is None else enlivened(parts, wanted.liveliness)
 
 
 def settled(
