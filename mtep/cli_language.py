@@ -20,9 +20,9 @@ from .core import InputError, choose, load_package, write_text
 # %% auto #0
 __all__ = ['Spoken', 'SpokenLanguage', 'TranscriptForm', 'Recogniser', 'Mend', 'TranscriptOut', 'SUBTITLES', 'Texts',
            'ToLanguage', 'FromLanguage', 'Script', 'TranslationModel', 'CandidateCount', 'LanguageOut',
-           'SpeechLanguage', 'VoiceName', 'MannerName', 'Strength', 'SpeechWay', 'SpeechModel', 'SpeechSeed',
-           'SpeechOut', 'SpeechRate', 'Like', 'Usual', 'StyleEmotion', 'Melody', 'OtherVoice', 'Formants', 'Steps',
-           'StyleOut', 'QualityFiles', 'Against', 'transcribe', 'tell_transcript', 'lines_of', 'translate',
+           'SpeechLanguage', 'VoiceName', 'MannerName', 'Strength', 'SpeechWay', 'SpeechModel', 'SpeechClear',
+           'SpeechSeed', 'SpeechOut', 'SpeechRate', 'Like', 'Usual', 'StyleEmotion', 'Melody', 'OtherVoice', 'Formants',
+           'Steps', 'StyleOut', 'QualityFiles', 'Against', 'transcribe', 'tell_transcript', 'lines_of', 'translate',
            'plain_translation', 'tell_translations', 'translated_transcript', 'speak', 'tell_spoken', 'style',
            'asked_change', 'tell_carried', 'quality']
 
@@ -213,6 +213,7 @@ MannerName = Annotated[str, typer.Option("--emotion", "-e", metavar="NAME", help
 Strength = Annotated[float, typer.Option("--strength", metavar="SHARE", help="Of the emotion, 0 to 1.")]
 SpeechWay = Annotated[str, typer.Option("--way", metavar="NAME", help="Who shapes the emotion: manners (espeak-ng itself), quick, profile or acted.")]
 SpeechModel = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="espeak, or a VITS checkpoint: owner/model of the hub, or a folder.")]
+SpeechClear = Annotated[bool, typer.Option("--clear", help="Slower, with a gap after every word, to be understood.")]
 SpeechSeed = Annotated[int, typer.Option("--seed", metavar="N", help="Of what is random in a voice.")]
 SpeechOut = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Sound file to write: .wav, .flac, .ogg or .mp3.")]
 SpeechRate = Annotated[int | None, typer.Option("--samplerate", metavar="HZ", help="Samples a second; the voice's own if not given.")]
@@ -233,6 +234,7 @@ def speak(
     strength: Strength = 1.0,  # of the emotion
     way: SpeechWay = "manners",  # how the emotion comes about
     model: SpeechModel = "espeak",  # who speaks
+    clear: SpeechClear = False,  # to be understood
     seed: SpeechSeed = 0,  # of what is random
     output: SpeechOut = Path("speech.wav"),  # where it goes
     samplerate: SpeechRate = None,  # samples a second
@@ -250,6 +252,8 @@ def speak(
         actor = load_package("mtep.speech.voice").Actor(emotion, strength, way, synthesiser.engine)
         synthesiser, emotion, strength = chapter.Synthesiser(actor), "neutral", 1.0
     how = dict(language=language, voice=voice, emotion=emotion, strength=strength, seed=seed)
+    if clear:
+        how["manner"] = chapter.clearly(chapter.manner_of(emotion, strength))
     if transcript is not None:
         said = chapter.speak_transcript(synthesiser, transcript, **how)
     else:

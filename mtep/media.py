@@ -517,6 +517,7 @@ class Utterance:
     volume: int = 100  # 0 to 200; above 100 loud vowels are clipped
     seed: int = 0  # for the noise in voices that have breath or roughness
     ssml: bool = False  # text holds SSML tags
+    gap: int = 0  # silence between words, in hundredths of a second, 0 to 50
 
     def __post_init__(self):
         if not isinstance(self.text, str) or not self.text.strip() or "\0" in self.text:
@@ -527,6 +528,7 @@ class Utterance:
             "pitch_range": (0, 100),
             "volume": (0, 200),
             "seed": (0, 2**31 - 1),
+            "gap": (0, 50),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -677,6 +679,8 @@ def espeak_run(
     failed = library.espeak_SetVoiceByName(voice.encode("utf-8"))
     for number, value in enumerate((utterance.rate, utterance.volume, utterance.pitch, utterance.pitch_range), start=1):
         library.espeak_SetParameter(number, value, 0)
+    word_gap = 7  # its number among the parameters
+    library.espeak_SetParameter(word_gap, utterance.gap, 0)
     library.espeak_ng_SetRandSeed(ctypes.c_long(utterance.seed))
     text, utf8, ssml, by_character = utterance.text.encode("utf-8") + b"\0", 1, 0x10, 1
     flags = utf8 | (ssml if utterance.ssml else 0)

@@ -406,3 +406,10 @@ def test_importing_media_loads_no_decoder():
 def test_sound_shows_itself():
     assert repr(Sound(TONE, RATE)) == "Sound(1.00 s at 16000 Hz, -11.0 dB)"
     assert Sound(TONE[:0], RATE).level == float("-inf")
+
+
+def test_a_gap_between_words_takes_time_and_nothing_else():
+    quick, slow = speak(LINE), speak(LINE, gap=10)
+    assert slow.samples.size / slow.rate - quick.samples.size / quick.rate > 0.05 * (len(LINE.split()) - 1)
+    assert [word.text for word in slow.words] == [word.text for word in quick.words]
+    assert np.array_equal(speak(LINE).samples, quick.samples)  # the next one has none

@@ -17,6 +17,7 @@ from mtep.speech.synthesis import (
     Spoken,
     Synthesiser,
     Vits,
+    clearly,
     fitted,
     joined,
     louder,
@@ -213,6 +214,20 @@ def test_the_command_writes_and_tells(tmp_path):
     ended = run(tmp_path / "f.srt", "--lang", "kk", "-o", tmp_path / "f.wav", "--samplerate", 16000, "--json")
     assert json.loads(ended.stdout)["words"][0]["start"] >= 2
     assert run("-", "--lang", "kk", "-o", tmp_path / "p.wav", given="Сәлем!\nҚош!\n").exit_code == 0
+
+
+def test_clear_speech_takes_its_time(tmp_path, synthesiser):
+    line = "She put the letter on the kitchen table."
+    plain, clear = synthesiser.say(line, "en-us"), synthesiser.say(line, "en-us", manner=clearly(manner_of("neutral")))
+    assert 1.2 < clear.seconds / plain.seconds < 1.7
+    lengths = {}
+    for words in (("-e", "sad"), ("-e", "sad", "--clear")):
+        told = json.loads(run(line, "--lang", "en-us", *words, "-o", tmp_path / "a.wav", "--json").stdout)
+        lengths[words] = told["seconds"]
+    assert max(lengths, key=lengths.get)[-1] == "--clear"
+    (tmp_path / "f.srt").write_text(f"1\n00:00:02,000 --> 00:00:09,000\n{line}\n", encoding="utf-8")
+    said = [json.loads(run(tmp_path / "f.srt", "--lang", "en-us", *more, "-o", tmp_path / "f.wav", "--json").stdout) for more in ((), ("--clear",))]
+    assert said[1]["words"][-1]["start"] > said[0]["words"][-1]["start"] + 0.3
 
 
 @pytest.mark.parametrize("words", [("",), ("Сәлем", "-e", "bored"), ("Сәлем", "--lang", "kz"), ("Сәлем", "-o", "a.xyz"), ("no-such-file.srt", "--lang", "kk")])

@@ -24,9 +24,10 @@ from ..translation import pieces_of, plain
 from ..weights import resolve
 
 # %% auto #0
-__all__ = ['ROMAN', 'LONGEST', 'MANNERS', 'QUICKEST', 'voice_language', 'told_speech_language', 'ready', 'parts_of', 'Manner',
-           'manner_of', 'voices', 'Spoken', 'joined', 'Espeak', 'bounded', 'louder', 'Vits', 'licence_of', 'tiny_vits',
-           'Synthesiser', 'fitted', 'speak_transcript', 'on_timeline', 'speak_file', 'write_spoken']
+__all__ = ['ROMAN', 'LONGEST', 'MANNERS', 'CLEAR', 'QUICKEST', 'voice_language', 'told_speech_language', 'ready', 'parts_of',
+           'Manner', 'manner_of', 'clearly', 'voices', 'Spoken', 'joined', 'Espeak', 'bounded', 'louder', 'Vits',
+           'licence_of', 'tiny_vits', 'Synthesiser', 'fitted', 'speak_transcript', 'on_timeline', 'speak_file',
+           'write_spoken']
 
 # %% ../../nbs/22_synthesis.ipynb #synthesis-ready
 def voice_language(
@@ -86,6 +87,7 @@ class Manner(NamedTuple):
     pitch: float = 0.0  # steps of espeak-ng's pitch, of which it has a hundred
     range: float = 1.0  # times as wide
     volume: float = 1.0  # times as loud
+    gap: float = 0.0  # seconds of silence between words
 
 
 MANNERS = {
@@ -109,6 +111,16 @@ def manner_of(
     if isinstance(strength, bool) or not 0 <= float(strength) <= 1:
         raise InputError(f"strength={strength!r}", "is not from 0 to 1", "give a share of one")
     return Manner(*(base + (value - base) * strength for base, value in zip(Manner(), own)))
+
+
+CLEAR = Manner(rate=0.9, gap=0.05)  # chosen on English sentences that are not evaluated: a third less is misheard, at four tenths more time
+
+
+def clearly(
+    manner: Manner,  # of an emotion
+) -> Manner:
+    "The same, to be understood: slower, and with a gap after every word."
+    return manner._replace(rate=manner.rate * CLEAR.rate, gap=manner.gap + CLEAR.gap)
 
 
 def voices(
@@ -181,7 +193,7 @@ class Espeak:
         "One sentence."
         level = min(1.0, manner.volume)
         how = dict(rate=bounded(165 * manner.rate, 80, 450), pitch=bounded(50 + manner.pitch, 0, 99), pitch_range=bounded(50 * manner.range, 0, 100),
-                   volume=bounded(100 * level, 0, 100))  # fmt: skip
+                   volume=bounded(100 * level, 0, 100), gap=bounded(100 * manner.gap, 0, 50))  # fmt: skip
         said = speak(text, language=language, variant=voice, seed=seed, ssml=ssml, **how)
         loud = louder(said.samples, manner.volume / level) if manner.volume > 1 else said.samples
         return Spoken(loud, said.rate, said.words, text, language)
@@ -366,6 +378,7 @@ def speak_transcript(
     emotion: str = "neutral",  # one of MANNERS
     strength: float = 1.0,  # of the emotion
     seed: int = 0,  # of what is random in a voice
+    manner: Manner | None = None,  # in place of the emotion's
 ) -> Spoken:
     "Speak every line at its time."
     lines = [line for line in transcript.segments if re.search(r"[^\W_]", line.text)]
@@ -375,7 +388,7 @@ def speak_transcript(
     for line, after in zip(lines, [*lines[1:], None]):
         start = max(line.start, free)
         room = max(0.3, (after.start if after else max(line.end, start + 60)) - start - 0.05)
-        said = fitted(synthesiser, line.text, min(room, max(line.end - start, 0.3)), manner_of(emotion, strength), language=code, voice=voice, seed=seed)
+        said = fitted(synthesiser, line.text, min(room, max(line.end - start, 0.3)), manner or manner_of(emotion, strength), language=code, voice=voice, seed=seed)
         late += start > line.start + 0.1
         placed.append((start, said))
         free = start + said.seconds + 0.05

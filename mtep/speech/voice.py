@@ -511,11 +511,11 @@ class Actor:
         text: str,  # ready, a sentence
         language: str,  # of it
         voice: str = "",  # of the engine
-        manner: Manner = Manner(),  # of which the rate is taken
+        manner: Manner = Manner(),  # of which the rate and the gap are taken
         seed: int = 0,  # of what is random in the engine
     ) -> Spoken:
         "One sentence, acted; its words keep their places in it."
-        said = self.engine.say(text, language, voice, Manner(rate=manner.rate), seed)
+        said = self.engine.say(text, language, voice, Manner(rate=manner.rate, gap=manner.gap), seed)
         try:
             made = self.change(said.sound)
         except InputError as error:
