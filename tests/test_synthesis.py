@@ -56,7 +56,7 @@ def test_texts_are_made_ready(text, language, said):
 
 
 @pytest.mark.parametrize(("text", "language", "words"), [
-    ("", "kk", "holds nothing to say"), ("  \n", "kk", "holds nothing to say"), ("😀 — …", "en", "holds nothing to say"),
+    ("", "kk", "holds nothing to say"), ("", None, "holds nothing to say"), ("?!", None, "holds nothing to say"), ("12", None, "name it with language"), ("  \n", "kk", "holds nothing to say"), ("😀 — …", "en", "holds nothing to say"),
     ("你好", "kk", "has no letters of the language 'kk'"), ("Привет", "en", "has no letters of the language 'en'"),
     ("hello", "ru", "has no letters of the language 'ru'"),
 ])  # fmt: skip

@@ -41,6 +41,8 @@ def told_speech_language(
     text: str,  # any
 ) -> str:  # espeak-ng's code
     "The language of a text, told by itself. Raises InputError where it can't be."
+    if not re.search(r"[^\W_]", text):
+        raise InputError(f"text {text[:40]!r}", "holds nothing to say", "give one with words")
     code = detect_language(text)[0]
     if code not in espeak_languages():
         raise InputError(f"text {text[:40]!r}", "is in a language that can't be told", "name it with language")
