@@ -56,13 +56,19 @@ def test_texts_are_made_ready(text, language, said):
 
 
 @pytest.mark.parametrize(("text", "language", "words"), [
-    ("", "kk", "holds nothing to say"), ("", None, "holds nothing to say"), ("?!", None, "holds nothing to say"), ("12", None, "name it with language"), ("  \n", "kk", "holds nothing to say"), ("😀 — …", "en", "holds nothing to say"),
+    ("", "kk", "holds nothing to say"), ("  \n", "kk", "holds nothing to say"), ("😀 — …", "en", "holds nothing to say"),
     ("你好", "kk", "has no letters of the language 'kk'"), ("Привет", "en", "has no letters of the language 'en'"),
     ("hello", "ru", "has no letters of the language 'ru'"),
 ])  # fmt: skip
 def test_what_can_not_be_said(text, language, words):
     with pytest.raises(InputError, match=words):
         ready(text, language)
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "holds nothing to say"), ("?!", "holds nothing to say"), ("12", "name it with language")])
+def test_a_language_is_asked_for_only_where_there_is_something_to_say(synthesiser, text, words):
+    with pytest.raises(InputError, match=words):
+        synthesiser.stream(text)
 
 
 @pytest.mark.parametrize("how", [
