@@ -118,10 +118,10 @@ def followed(
     begin, change = share @ ways.begin, share @ ways.change
     for group, times in direction.times.items():
         places = [COLUMNS.index(name) for name in GROUPS[group]]
-        change[places] *= times
-    if "liveliness" in direction.times:  # of the whole and not of the change, as machines are less lively than people
-        place = COLUMNS.index("liveliness")
-        change[place] = (share @ ways.change)[place] + np.log(direction.times["liveliness"])
+        if group == "liveliness":  # of the whole and not of the change, since machines are less lively than people
+            change[places] += np.log(times)
+        else:
+            change[places] *= times
     return acting_of(begin), acting_of(begin + change)
 
 

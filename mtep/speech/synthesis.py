@@ -115,7 +115,7 @@ def manner_of(
     return Manner(*(base + (value - base) * strength for base, value in zip(Manner(), own)))
 
 
-CLEAR = Manner(rate=0.9, gap=0.05)  # chosen on English sentences that are not evaluated: a third less is misheard, at four tenths more time
+CLEAR = Manner(rate=0.9, gap=0.05)  # chosen on English sentences that are not evaluated: four words in ten fewer are misheard, at four tenths more time
 
 
 def clearly(
