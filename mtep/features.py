@@ -49,14 +49,16 @@ from mtep.core import (
 from .media import EVEN_DB, Sound, check_sound, even, local_file, read_sound
 
 # %% auto #0
-__all__ = ['FEATURE_SETS', 'LEVELS', 'ONE_AT_A_TIME', 'FAMILIES', 'WORDS', 'STATISTICS', 'RECIPE', 'PACKAGES', 'LAUNCH', 'FEW',
-           'LITTLE', 'extractor', 'measure', 'family', 'describe', 'low_level', 'sample_rate', 'recipe', 'write_chunk',
-           'read_chunk', 'read_cache', 'join_chunks', 'locked', 'Measured', 'measure_file', 'serve', 'Worker', 'Crew',
-           'keep', 'named_files', 'keys_of', 'usable_cores', 'measuring', 'measure_here', 'Found', 'measure_files',
-           'find_values', 'extract', 'at_least_one', 'write_table']
+__all__ = ['EVEN', 'OPENSMILE', 'FEATURE_SETS', 'LEVELS', 'ONE_AT_A_TIME', 'FAMILIES', 'WORDS', 'STATISTICS', 'RECIPE',
+           'PACKAGES', 'LAUNCH', 'FEW', 'LITTLE', 'extractor', 'measure', 'family', 'describe', 'low_level',
+           'sample_rate', 'recipe', 'write_chunk', 'read_chunk', 'read_cache', 'join_chunks', 'locked', 'Measured',
+           'measure_file', 'serve', 'Worker', 'Crew', 'keep', 'named_files', 'keys_of', 'usable_cores', 'measuring',
+           'measure_here', 'Found', 'measure_files', 'find_values', 'extract', 'at_least_one', 'write_table']
 
 # %% ../nbs/04_features.ipynb #features-sets
-FEATURE_SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016", "egemaps-even": "eGeMAPSv02", "compare-even": "ComParE_2016"}  # our names and openSMILE's
+EVEN = "-even"  # how the names of sets end that leave out silence at both ends and the gain
+OPENSMILE = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}  # our names and openSMILE's
+FEATURE_SETS = OPENSMILE | {name + EVEN: told for name, told in OPENSMILE.items()}
 LEVELS = {"functionals": "Functionals", "low_level": "LowLevelDescriptors"}
 
 
@@ -83,7 +85,7 @@ def measure(
 ) -> np.ndarray:  # float32, one value per feature, (k,)
     "Functionals of one sound, refusing what holds no voice to measure."
     samples, rate = check_sound(sound, name)
-    fitted = np.clip(even(samples, rate) if features.endswith("-even") else samples, -1.0, 32767 / 32768)
+    fitted = np.clip(even(samples, rate) if features.endswith(EVEN) else samples, -1.0, 32767 / 32768)
     with ONE_AT_A_TIME:
         values = extractor(features)(fitted, rate).reshape(-1).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
@@ -163,8 +165,8 @@ def low_level(
     rate: int = 16_000,  # samples a second to measure at
 ) -> pd.DataFrame:  # index: seconds at the beginning of each frame; one column per descriptor
     "Low-level descriptors of a file, a hundred a second."
-    if features.endswith("-even"):
-        raise InputError(f"feature set {features!r}", "is made of whole clips", f"give {features.removesuffix('-even')!r}, whose contours keep their times")
+    if features.endswith(EVEN):
+        raise InputError(f"feature set {features!r}", "is made of whole clips", f"give {features.removesuffix(EVEN)!r}, whose contours keep their times")
     smile = extractor(features, "low_level")
     samples, rate = check_sound(read_sound(path, sample_rate(rate)), path)
     with ONE_AT_A_TIME:
@@ -199,7 +201,7 @@ def recipe(
         "recipe": RECIPE,
         "versions": package_versions(*PACKAGES),
         "platform": f"{sys.platform}-{platform.machine()}",
-    } | ({"even": EVEN_DB} if features.endswith("-even") else {})
+    } | ({"even": EVEN_DB} if features.endswith(EVEN) else {})
 
 # %% ../nbs/04_features.ipynb #features-chunk
 def write_chunk(

@@ -11,7 +11,6 @@ from mtep.media import Sound, write_sound  # noqa: E402
 from mtep.speech.directing import (  # noqa: E402
     COLUMNS,
     FEWEST,
-    FOUR,
     GROUPS,
     MOST,
     Direction,
@@ -27,6 +26,7 @@ from mtep.speech.directing import (  # noqa: E402
     varied,
     ways_of,
 )
+from mtep.speech.quality import FOUR  # noqa: E402
 from mtep.speech.style import style_of, take_apart  # noqa: E402
 from mtep.speech.synthesis import Synthesiser  # noqa: E402
 from mtep.speech.voice import read_acting  # noqa: E402

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache as remember
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +17,17 @@ import pandas as pd
 from ..core import InputError, load_package, progress
 from ..encoders import trim_silence
 from ..features import measure
-from ..media import Sound, read_sound, resample
-from .style import Parts, Style, level_of, moved_melody, put_together, style_of, take_apart
+from ..media import Sound, resample
+from .quality import FOUR
+from .style import Parts, Style, as_sound, level_of, moved_melody, put_together, style_of, take_apart
 from .synthesis import Synthesiser, louder
 from .voice import BANDS, LOUDEST, SHARE, Acting, Colour, change_of, colour_of, dressed, liveliness, read_acting
 
 # %% auto #0
-__all__ = ['NUMBERS', 'COLUMNS', 'GROUPS', 'FOUR', 'RATE', 'LOADED', 'MOST', 'FEWEST', 'KEPT', 'VOICES', 'clip_numbers',
-           'measured', 'Ways', 'ways_of', 'Direction', 'followed', 'acting_of', 'sketched', 'cepstral_numbers',
-           'samples_of', 'Member', 'Network', 'encoder_numbers', 'even_numbers', 'voice_engine', 'machine',
-           'gathered_panel', 'four_of', 'rating', 'varied', 'Tried', 'search', 'Tries', 'directed_row', 'one_thread',
-           'Directed', 'directed_for']
+__all__ = ['NUMBERS', 'COLUMNS', 'GROUPS', 'RATE', 'MOST', 'FEWEST', 'KEPT', 'VOICES', 'clip_numbers', 'measured', 'Ways',
+           'ways_of', 'Direction', 'followed', 'acting_of', 'sketched', 'cepstral_numbers', 'samples_of', 'Member',
+           'Network', 'encoder_numbers', 'even_numbers', 'voice_engine', 'machine', 'gathered_panel', 'four_of',
+           'rating', 'varied', 'Tried', 'search', 'Tries', 'directed_row', 'one_thread', 'Directed', 'directed_for']
 
 # %% ../../nbs/23d_directing.ipynb #directing-clip
 NUMBERS = ("f0", "range", "pace", "liveliness", "level")
@@ -151,7 +152,6 @@ def sketched(
     return Sound(louder(sound.samples, gain), sound.rate)
 
 # %% ../../nbs/23d_directing.ipynb #directing-cepstra
-FOUR = ("neutral", "happy", "sad", "angry")
 RATE = 16_000  # at which everybody listens
 
 
@@ -169,7 +169,7 @@ def samples_of(
     given: str | Path | Sound,  # a recording
 ) -> np.ndarray:  # at RATE
     "Samples as the panel listens to them."
-    sound = given if isinstance(given, Sound) else read_sound(given)
+    sound = as_sound(given)
     return np.asarray(resample(sound.samples, sound.rate, RATE), np.float32)
 
 # %% ../../nbs/23d_directing.ipynb #directing-panel
@@ -241,14 +241,10 @@ def even_numbers(
     return measure(Sound(samples, RATE), "egemaps-even")
 
 
+@remember
 def voice_engine() -> Any:
     "The encoder, loaded once."
-    if "voice" not in LOADED:
-        LOADED["voice"] = load_package("mtep.emotion.wav2vec2").load_voice_model("emotion-whisper-base", "cpu")
-    return LOADED["voice"]
-
-
-LOADED: dict[str, Any] = {}
+    return load_package("mtep.emotion.wav2vec2").load_voice_model("emotion-whisper-base", "cpu")
 
 # %% ../../nbs/23d_directing.ipynb #directing-gather
 def machine() -> Any:  # of scikit-learn
